@@ -1,0 +1,25 @@
+"""midstream reads a language model in the middle of its thinking.
+
+The dozen names a user types; each is imported when first used, so that ``import midstream`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Waiting OpenMP threads spin by default and cost four times the run time beside another job; torch reads this once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+__version__ = "0.1.0"
+__all__ = ["Reading", "load", "read"]
+
+if TYPE_CHECKING:
+    from midstream.facade import Reading, load, read
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("midstream.facade"), name)
+    raise AttributeError(f"module 'midstream' has no attribute {name!r}: it has {', '.join(__all__)}.")

@@ -1,0 +1,53 @@
+"""Options that two or more commands share, each defined once."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from midstream.model.model import Model
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Hub name, folder or .gguf file; without it $MIDSTREAM_MODEL, or else the bundled SmolLM2-135M-Instruct.",
+    ),
+]
+EngineName = Annotated[
+    Literal["plain", "transformers"] | None, typer.Option("--engine", help="Which implementation runs the model.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dtype", help="Of the blocks; float32 unless it would take over half the free memory."),
+]
+Precision = Annotated[
+    Literal["exact", "fast"],
+    typer.Option("--precision", help="exact: float32 products; fast: 8-bit screening, float32 decides."),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of every random draw, recorded; a plain reading draws nothing.")
+]
+
+
+def load_model(name: str | None, *, engine: str | None, device: str, dtype: str | None) -> Model:
+    """The model that the options name; what loading has to say goes to standard error."""
+    from midstream.model.load import load
+
+    model = load(name, engine=engine, device=device, dtype=dtype)
+    for note in model.notes:
+        print(f"midstream: {note}", file=sys.stderr)
+    return model
+
+
+def errors() -> Console:
+    """A console on standard error, where progress and notes go."""
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,223 @@
+"""``midstream read``: one text through one or more lenses, as a grid, a page, a figure or a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, Seed, errors, load_model
+from midstream.errors import RequestError
+from midstream.view.chart import DEFAULT
+
+if TYPE_CHECKING:
+    from midstream.lens.request import Request
+    from midstream.model.model import Model
+    from midstream.model.tokenizer import Encoded
+    from midstream.record import ReadingTable
+
+LONG = 256
+"""Tokens from which on progress is shown."""
+
+Format = Literal["grid", "json", "csv"]
+
+
+def read(
+    text: Annotated[str | None, typer.Argument(help="The text to read.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Read this UTF-8 file instead; - is standard input.")
+    ] = None,
+    model: ModelName = None,
+    lens: Annotated[list[str] | None, typer.Option("--lens", help="logit, input; may be given again.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")] = 1,
+    site: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="resid_post, resid_mid, attn_out, mlp_out or all; may be repeated."),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="Best tokens kept at each layer and position.")] = 10,
+    watch: Annotated[
+        list[str] | None, typer.Option("--watch", help='Follow this token at every layer, for example " Paris".')
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the text in the model's chat template.")] = False,
+    special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the text.")] = False,
+    color: Annotated[str, typer.Option("--color", help="Statistic that colours the grid and the figure.")] = DEFAULT,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the interactive page here.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure here: .svg, .png or .pdf.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write every column here: .parquet.")] = None,
+    output: Annotated[
+        Format | None, typer.Option("--format", help="What to print; grid unless --out is given.")
+    ] = None,
+    engine: EngineName = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    precision: Precision = "exact",
+    seed: Seed = None,
+) -> None:
+    """Read one text: what each layer already believes about the next token."""
+    given = _text(text, file)
+    _check_targets(color, html, plot, out)
+    loaded = load_model(model, engine=engine, device=device, dtype=dtype)
+
+    from midstream.lens.request import request
+    from midstream.run.text import encode
+
+    wanted = request(
+        loaded,
+        {
+            "lens": lens or "logit",
+            "layers": None if layers is None else _layers(layers),
+            "every": every,
+            "site": site or "resid_post",
+            "top_k": top_k,
+            "watch": watch or (),
+            "precision": precision,
+            "seed": seed,
+        },
+    )
+    messages = [{"role": "user", "content": given}] if chat else None
+    encoded = encode(loaded, None if chat else given, messages, special=special)
+    printed = output or (None if out else "grid")
+    if printed or html or plot:
+        table = _whole(loaded, encoded, wanted)
+        _write(table, out)
+        if html:
+            _page(html, loaded, table, wanted)
+        _draw(table, plot, printed, color)
+    elif out:
+        _stream(loaded, encoded, wanted, out)
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    """What the user gave, as text. Raises RequestError where it is missing, twice there, unreadable or not UTF-8."""
+    if text is not None and file is not None:
+        raise RequestError("a text and --file were given: expected one of the two.")
+    if text is not None:
+        return text
+    if file is None:
+        raise RequestError(
+            'no text given: expected midstream read "some text", --file FILE, or --file - for standard input.'
+        )
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"cannot read {str(file)!r}: {error.strerror}; expected a text file.") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{str(file)!r} is not UTF-8 at byte {error.start} (0x{raw[error.start]:02x}): expected UTF-8 text; "
+            "convert it first, for example with iconv."
+        ) from error
+
+
+def _layers(given: str) -> list[int]:
+    """``0,8,16`` or ``0-8,30`` as numbers; a leading minus counts from the end."""
+    layers: list[int] = []
+    for piece in given.split(","):
+        first, dash, last = piece.strip().partition("-") if piece.strip()[:1] != "-" else (piece.strip(), "", "")
+        try:
+            layers += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise RequestError(f"layers {given!r}: expected numbers and ranges such as 0,8,16 or 0-8,30.") from None
+    return layers
+
+
+def _check_targets(color: str, html: Path | None, plot: Path | None, out: Path | None) -> None:
+    """Refuse a file that cannot be written and a statistic that does not exist before the model is loaded."""
+    from midstream.store.write import check_target
+    from midstream.view.chart import statistic
+
+    statistic(color)
+    for option, path, endings in (
+        ("--html", html, (".html", ".htm")),
+        ("--plot", plot, (".svg", ".png", ".pdf")),
+        ("--out", out, (".parquet",)),
+    ):
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
+        check_target(path)
+
+
+def _whole(model: Model, encoded: Encoded, request: Request) -> ReadingTable:
+    from midstream.run.text import read_text
+
+    with _progress(len(encoded.ids)) as advance:
+        return read_text(model, encoded, request, command=_command(), progress=advance)
+
+
+def _stream(model: Model, encoded: Encoded, request: Request, out: Path) -> None:
+    """Write the columns as they are made, in bounded memory."""
+    from midstream.run.text import chunks
+    from midstream.store.write import write_parquet
+
+    with _progress(len(encoded.ids)) as advance:
+        write_parquet(out, chunks(model, encoded, request, command=_command(), progress=advance))
+
+
+def _write(table: ReadingTable, out: Path | None) -> None:
+    if out is not None:
+        from midstream.store.write import write_parquet
+
+        write_parquet(out, [table])
+
+
+def _page(path: Path, model: Model, table: ReadingTable, request: Request) -> None:
+    from midstream.run.text import tracks
+    from midstream.store.write import atomic
+    from midstream.view.html import page
+
+    text = page(table, tracks=tracks(model, table, request))
+    with atomic(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def _draw(table: ReadingTable, plot: Path | None, printed: Format | None, color: str) -> None:
+    if plot is not None:
+        from midstream.view.plot import save
+
+        save(table, plot, statistic=color)
+    if printed == "grid":
+        from rich.console import Console
+
+        from midstream.view.terminal import grid
+
+        Console().print(grid(table, statistic=color))
+    elif printed == "json":
+        print(table.json())
+    elif printed == "csv":
+        from midstream.store.write import write_csv
+
+        write_csv(table, sys.stdout)
+
+
+@contextmanager
+def _progress(tokens: int) -> Generator[Callable[[int], None] | None]:
+    """On standard error: tokens done, tokens per second and what is left, for a text that takes a while."""
+    if tokens < LONG:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed or 0:,.0f} tokens/s")
+
+    columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,} tokens"), Speed())
+    with Progress(*columns, TimeRemainingColumn(), console=errors(), transient=True) as bar:
+        task = bar.add_task("reading", total=tokens)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _command() -> str:
+    return shlex.join(["midstream", *sys.argv[1:]])

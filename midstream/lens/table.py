@@ -1,0 +1,140 @@
+"""From the read-out's columns to the record: labels, nulls, and chunks joined into one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from midstream.corpus.window import Window
+from midstream.lens.lens import Lens
+from midstream.model.model import Model
+from midstream.model.tokenizer import Encoded
+from midstream.readout.read import Columns
+from midstream.record import READING, WATCHED, Array, Provenance, ReadingTable
+
+TARGET, FINAL, INPUT, OWN = 0, 1, 2, 3
+"""Which named token of a row is which; from ``OWN`` on they are the followed ones."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one lens, site and layer over the positions of a chunk.
+
+    ``tokens`` ``[n, 3 + T]`` are the ids that the columns ``logprob`` and ``rank`` are about.
+    """
+
+    lens: Lens
+    site: str
+    layer: int
+    tokens: Array
+    columns: Columns
+
+
+def table(model: Model, encoded: Encoded, window: Window, positions: range, parts: Sequence[Part]) -> ReadingTable:
+    """The record of a chunk, rows ordered as ``parts`` are, positions ascending within each."""
+    ids = np.asarray(encoded.ids, dtype=np.int32)
+    at = np.arange(positions.start, positions.stop, dtype=np.int32)
+    blocks = [_block(part, ids, at, window) for part in parts]
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    watched = [rows for part in parts for rows in _watched(part, at)]
+    none = {column.name: np.zeros(0, dtype=_numpy(column.dtype)) for column in WATCHED}
+    seen = {name: np.concatenate([none[name], *(rows[name] for rows in watched)]) for name in none}
+    occurring = np.unique(np.concatenate([columns["top_ids"].ravel(), columns["target_id"], ids[at], seen["watch_id"]]))
+    vocabulary = {int(i): model.tokenizer.token(int(i)) for i in occurring if i >= 0}
+    columns["token"] = np.array([vocabulary[int(i)] for i in columns["token_id"]], dtype=object)
+    return ReadingTable(
+        {column.name: columns[column.name].astype(_numpy(column.dtype)) for column in READING},
+        {
+            "doc_id": np.zeros_like(at),
+            "position": at,
+            "token_id": ids[at],
+            "kind": np.array(encoded.kinds, dtype=object)[at],
+        },
+        seen,
+        vocabulary,
+        Provenance(),
+        model.anatomy.layers,
+    )
+
+
+def join(chunks: Sequence[ReadingTable]) -> ReadingTable:
+    """One table of a document's chunks, in the order of a reading: lens, site, layer, then position."""
+    groups = len(chunks[0]) // len(chunks[0].positions["position"])
+    followed = max(1, len(chunks[0].watched["watch_id"]) // len(chunks[0].positions["position"]))
+    watched = _joined([chunk.watched for chunk in chunks], followed)
+    return replace(
+        chunks[0],
+        columns=_joined([chunk.columns for chunk in chunks], groups),
+        positions=_joined([chunk.positions for chunk in chunks], 1),
+        watched={name: values[watched["watch_id"] >= 0] for name, values in watched.items()},
+        vocabulary={key: text for chunk in chunks for key, text in chunk.vocabulary.items()},
+    )
+
+
+def _joined(tables: Sequence[dict[str, Array]], groups: int) -> dict[str, Array]:
+    """Concatenate along positions, which run fastest within each of ``groups`` groups of rows."""
+    joined: dict[str, Array] = {}
+    for name in tables[0]:
+        rows = [values[name].reshape(groups, -1, *values[name].shape[1:]) for values in tables]
+        joined[name] = np.concatenate(rows, axis=1).reshape(-1, *rows[0].shape[2:])
+    return joined
+
+
+def _block(part: Part, ids: Array, at: Array, window: Window) -> dict[str, Array]:
+    lens, read = part.lens, part.columns
+    target = at + lens.offset
+    inside = (target >= 0) & (target < len(ids))
+    undefined = np.full(len(at), np.nan, dtype=np.float32)
+
+    def calibrated(values: Array) -> Array:
+        return values if lens.calibrated else np.full_like(values, np.nan)
+
+    return {
+        "doc_id": np.zeros_like(at),
+        "position": at,
+        "context": at - window.start,
+        "token_id": ids[at],
+        "layer": np.full_like(at, part.layer),
+        "site": np.full(len(at), part.site, dtype=object),
+        "lens": np.full(len(at), lens.name, dtype=object),
+        "offset": np.full_like(at, lens.offset),
+        "target_id": np.where(inside, ids[target.clip(0, len(ids) - 1)], -1),
+        "logprob": calibrated(read.logprob[:, TARGET]),
+        "rank": read.rank[:, TARGET],
+        "lse": calibrated(read.lse),
+        "entropy": calibrated(read.entropy),
+        "kl_final_lens": read.kl_final_lens if lens.offset > 0 else undefined,
+        "kl_lens_final": read.kl_lens_final if lens.offset > 0 else undefined,
+        "final_top1_rank": read.rank[:, FINAL],
+        "final_top1_logprob": calibrated(read.logprob[:, FINAL]),
+        "input_rank": read.rank[:, INPUT],
+        "input_logprob": calibrated(read.logprob[:, INPUT]),
+        "kl_input_lens": read.kl_base if lens.reader == "output" else undefined,
+        "top_ids": read.top_ids,
+        "top_logprobs": calibrated(read.top_logprobs),
+    }
+
+
+def _watched(part: Part, at: Array) -> list[dict[str, Array]]:
+    """A table for each followed token, every position in it; rows where none is followed have watch_id -1."""
+    read, lens = part.columns, part.lens
+    return [
+        {
+            "doc_id": np.zeros_like(at),
+            "position": at,
+            "layer": np.full(len(at), part.layer, dtype=np.int16),
+            "site": np.full(len(at), part.site, dtype=object),
+            "lens": np.full(len(at), lens.name, dtype=object),
+            "watch_id": part.tokens[:, column].astype(np.int32),
+            "logprob": read.logprob[:, column] if lens.calibrated else np.full(len(at), np.nan, dtype=np.float32),
+            "rank": read.rank[:, column],
+        }
+        for column in range(OWN, read.rank.shape[1])
+    ]
+
+
+def _numpy(dtype: str) -> str:
+    base = dtype.removesuffix("[]")
+    return "object" if base == "str" else base

@@ -1,0 +1,128 @@
+"""One forward pass through the trunk: positions from the mask, the cache continued, no logits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from midstream.errors import ModelError, RequestError
+from midstream.model.families import family
+from midstream.model.hook import See, Stop, hooked
+
+if TYPE_CHECKING:
+    from midstream.model.addition import Tap
+    from midstream.model.anatomy import Anatomy
+
+
+def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: object | None = None) -> None:
+    """Run the trunk on ``ids`` for what hooks see of it; nothing is returned and no logits are computed.
+
+    Args:
+        ids: ``[b, t]`` int64.
+        mask: 1 at real tokens, 0 at padding, left or right; ``[b, t]``, with a cache that holds ``p`` positions
+            ``[b, p + t]``. ``None``: no padding.
+        cache: from ``new_cache``; the pass continues after what it holds, and adds to it.
+
+    Raises:
+        RequestError: if the shapes do not fit together, or the family cannot be padded on the left.
+    """
+    past = 0 if cache is None else int(cache.get_seq_length())  # pyright: ignore[reportAttributeAccessIssue]
+    if mask is not None and mask.shape != (ids.shape[0], past + ids.shape[1]):
+        raise RequestError(
+            f"the mask has shape {list(mask.shape)}, expected {[ids.shape[0], past + ids.shape[1]]}: "
+            f"{past} positions in the cache and {ids.shape[1]} new ones, for {ids.shape[0]} texts."
+        )
+    if mask is not None and not family(anatomy.family).left_padding and not bool(mask[:, 0].all()):
+        raise RequestError(f"{anatomy.family} models must be padded on the right: left padding moves their positions.")
+    positions = positions_of(ids, mask, past)
+    arguments = {
+        "attention_mask": mask,
+        "position_ids": positions,
+        "past_key_values": cache,
+        "use_cache": cache is not None,
+    }
+    with torch.inference_mode():
+        call(anatomy.trunk, ids, arguments)
+
+
+def positions_of(ids: Tensor, mask: Tensor | None, past: int) -> Tensor:
+    """Position of every token in its own text, ``[b, t]`` int64: padding does not count, on either side."""
+    if mask is None:
+        return torch.arange(past, past + ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
+
+
+def call(module: nn.Module, ids: Tensor, arguments: Mapping[str, Any]) -> Any:
+    """Call a trunk or a whole model with those of ``arguments`` that its forward takes, ``None`` left out."""
+    taken = inspect.signature(module.forward).parameters
+    given = {name: value for name, value in arguments.items() if value is not None and name in taken}
+    return module(input_ids=ids, **given)
+
+
+def seen(
+    anatomy: Anatomy,
+    ids: Tensor,
+    taps: Sequence[Tap],
+    *,
+    mask: Tensor | None = None,
+    cache: object | None = None,
+) -> list[Tensor]:
+    """The values at ``taps`` during one pass, each ``[b, t, d]``, own memory, in the model's dtype.
+
+    Without a cache to fill, the pass ends as soon as the last tap has been seen.
+
+    Raises:
+        ModelError: if a tap is not reached or shows something that is no stream.
+    """
+    places = [(index, addend) for index, tap in enumerate(taps) for addend in _addends(tap)]
+    found: dict[int, Tensor] = {}
+    missing = len(places)
+    shape = (*ids.shape, anatomy.width)
+
+    def keep(index: int, scale: float) -> See:
+        def see(value: Tensor) -> None:
+            nonlocal missing
+            if value.numel() != ids.numel() * anatomy.width:
+                raise ModelError(f"a tap of {anatomy.family} shows {list(value.shape)}, expected {list(shape)}.")
+            # outside inference mode a copy is an ordinary tensor, which later work may differentiate through
+            with torch.inference_mode(False):
+                copy = value.reshape(shape).clone() if scale == 1.0 else value.reshape(shape) * scale
+                found[index] = found[index] + copy if index in found else copy
+            missing -= 1
+            if cache is None and not missing:
+                raise Stop
+
+        return see
+
+    with hooked((tap.module, tap.side, keep(index, tap.scale)) for index, tap in places):
+        run(anatomy, ids, mask=mask, cache=cache)
+    if missing:
+        raise ModelError(f"{missing} of {len(places)} places wanted in {anatomy.family} were never reached.")
+    return [found[index] for index in range(len(taps))]
+
+
+def _addends(tap: Tap | None) -> Iterator[Tap]:
+    while tap is not None:
+        yield tap
+        tap = tap.also
+
+
+def new_cache(module: nn.Module, anatomy: Anatomy) -> object | None:
+    """An empty cache for ``run``, or ``None`` for a family without a standard one (read it in whole windows)."""
+    own = getattr(module, "new_cache", None)
+    if callable(own):
+        return own()
+    if not family(anatomy.family).cache or "past_key_values" not in inspect.signature(anatomy.trunk.forward).parameters:
+        return None
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=module.config)  # pyright: ignore[reportArgumentType]
+    try:
+        cache.get_seq_length()
+    except ValueError:  # a stack without any attention has no length to ask for
+        return None
+    return cache

@@ -1,0 +1,298 @@
+"""The fast precision: 8-bit products decide which tokens float32 has to look at, and float32 puts its values back.
+
+The token rows, less their mean and rotated by a fixed random orthogonal matrix, are rounded to 8 bits; the vectors,
+rotated likewise, to two 8-bit limbs, so that practically all of the error is that of the token rows and is independent
+from token to token: Gaussian, its size known for every row. The rows that others are compared with are read exactly.
+The best HEAD tokens and the named ones are scored in float32 and replace their screened values in the sums; of the
+remaining tail the mean error is taken out. Rows for which that is not surely enough are read exactly.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midstream.readout import fused, kernel_screen
+from midstream.readout.product import product
+from midstream.readout.reader import Reader
+from midstream.readout.rows import Stack, select
+from midstream.readout.sums import Sums, best, empty, finish
+
+multiply: Any = torch._int_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+BLOCK = 1024
+HEAD = 64
+"""Tokens of each row that are scored in float32."""
+
+SURE_RANK = 32
+"""Ranks up to this one are exact."""
+
+LIMB = 254.0
+"""One unit of the second limb, in parts of one unit of the first."""
+
+SIGMAS = 7.0
+"""No screened logit is further from its exact value than this many standard deviations (1e9 logits: 6 occur)."""
+
+TOLERANCE = 2e-3
+"""Largest error of a log-probability, nats, relative where it is larger than 1."""
+
+TOLERANCE_SIGMAS = 5.0
+
+
+def suits(reader: Reader, top_k: int) -> bool:
+    """Whether screening pays and its error is known; otherwise the exact pass is to be taken."""
+    vocabulary, width = reader.weight.shape
+    return vocabulary >= 8192 and width >= 128 and reader.soft_cap is None and top_k <= HEAD // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """The unembedding in 8 bits.
+
+    Attributes:
+        mean: ``[d]`` mean token row.
+        rotation: ``[d, d]`` orthogonal.
+        tokens: ``[V, d]`` int8, of ``(weight - mean) @ rotation``.
+        scales: ``[2, V]`` float32: one unit of each token; its bias.
+        error: ``[V]`` length of each token's rounding error over the square root of d: times the length of a
+            vector, the standard deviation of that token's screened logit.
+    """
+
+    mean: Tensor
+    rotation: Tensor
+    tokens: Tensor
+    scales: Tensor
+    error: Tensor
+
+
+def round_weight(reader: Reader) -> Rounded:
+    """Centres, rotates and rounds the token rows, a few thousand at a time."""
+    weight = reader.weight
+    vocabulary, width = weight.shape
+    mean = weight.mean(0)
+    rotation = _rotation(width)
+    tokens = torch.empty(vocabulary, width, dtype=torch.int8)
+    scales = torch.zeros(2, vocabulary)
+    error = torch.empty(vocabulary)
+    for start in range(0, vocabulary, 4096):
+        part = slice(start, min(start + 4096, vocabulary))
+        turned = product(weight[part] - mean, rotation.T)
+        unit = (turned.abs().amax(1) / 127).clamp(min=1e-30)
+        rounded = (turned / unit[:, None]).round()
+        tokens[part] = rounded.to(torch.int8)
+        scales[0, part] = unit
+        error[part] = (turned - rounded * unit[:, None]).square().mean(1).sqrt()
+    if reader.bias is not None:
+        scales[1] = reader.bias
+    return Rounded(mean, rotation, tokens, scales, error)
+
+
+def _rotation(width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.linalg.qr(torch.randn(width, width, generator=generator))[0].contiguous()
+
+
+_held: dict[tuple[int, torch.Size], tuple[Tensor, Rounded]] = {}
+
+
+def rounded(reader: Reader) -> Rounded:
+    """The rounded unembedding, that of the last weight used being kept (28 MB for the default model)."""
+    probe = torch.randn(reader.weight.shape[1], generator=torch.Generator().manual_seed(1))
+    # tells the content: another model's weight may come to lie at the same address
+    mark = reader.weight @ probe if reader.bias is None else torch.cat([reader.weight @ probe, reader.bias])
+    key = (reader.weight.data_ptr(), reader.weight.shape)
+    if key not in _held or not torch.equal(_held[key][0], mark):
+        _held.clear()
+        _held[key] = (mark, round_weight(reader))
+    return _held[key][1]
+
+
+def accumulate(reader: Reader, rows: Stack, logits: Tensor, top_k: int) -> Sums:
+    """The sums over the whole vocabulary; ``logits``: ``[M, T]``, those of the named tokens."""
+    anchors = torch.cat([rows.reference, rows.base]).unique()
+    anchors = anchors[anchors >= 0]
+    near = select(rows, anchors)
+    table = fused.Table(near, logits[anchors], top_k)
+    pulls = Pulls(near, reader)
+    screen = Screen(reader, rows, anchors, logits)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, len(reader.weight), BLOCK):
+            part = slice(start, min(start + BLOCK, len(reader.weight)))
+            r = finish(product(near.x, reader.weight[part]), reader, near.beta, part)
+            pulls.add(r, table, part, pool)
+            screen.add(part, r, table, pool)
+        found, unsure = screen.settle(near, pulls, top_k, pool)
+    sums = empty(rows, top_k)
+    sums.put(anchors, table.sums())
+    sums.put(screen.others, found)
+    if unsure.any():
+        again = screen.others[unsure]
+        both = torch.cat([again, anchors])
+        exact = fused.accumulate(reader, select(rows, both), logits[both], top_k)
+        sums.put(again, exact.first(len(again)))
+    return sums
+
+
+class Pulls:
+    """``sum e^(r-m) w_v`` of each row compared with, from which ``sum e^(r-m) z`` of any row is one dot product."""
+
+    def __init__(self, near: Stack, reader: Reader) -> None:
+        count, width = near.x.shape
+        self.reader = reader
+        self.largest = np.full(count, -np.inf, np.float32)
+        self.vectors = torch.zeros(count, width)
+        self.bias = torch.zeros(count)
+        self.e = torch.empty(count, BLOCK)
+
+    def add(self, r: Tensor, table: fused.Table, part: slice, pool: ThreadPoolExecutor) -> None:
+        """Adds the block ``r`` ``[K, B]`` of the tokens ``part`` here and to the ``table``."""
+        e = self.e[:, : r.shape[1]] if r.shape[1] == BLOCK else torch.empty(r.shape)
+        logits, exponentials = r.numpy(), e.numpy()
+        running = (self.largest, self.vectors.numpy(), self.bias.numpy())
+
+        def work(order: Any) -> None:  # one task for a thread: each waiting for the others costs on a busy machine
+            table.scan(logits, part.start, order)
+            kernel_screen.pull(order, logits, table.rows.block[0], exponentials, running)
+
+        fused.share(work, table.order, pool)
+        table.merge()
+        self.vectors += product(e, self.reader.weight[part].T)
+        if self.reader.bias is not None:
+            self.bias += e @ self.reader.bias[part]
+
+    def on(self, x: Tensor, beta: Tensor, which: Tensor) -> Tensor:
+        """``[M]`` float64: the sums for rows ``x`` and the rows ``which`` they are compared with."""
+        return ((x * self.vectors[which]).sum(1) + beta * self.bias[which]).double()
+
+
+class Screen:
+    """The screened rows of a stack: their limbs, running sums and best tokens."""
+
+    def __init__(self, reader: Reader, rows: Stack, anchors: Tensor, logits: Tensor) -> None:
+        place = torch.full((len(rows.x) + 1,), -1)  # the last entry is where -1 points
+        place[anchors] = torch.arange(len(anchors))
+        self.others = (place[:-1] < 0).nonzero()[:, 0]
+        self.reader, self.weight = reader, rounded(reader)
+        self.broken = rows.broken[self.others]
+        self.x, self.beta = rows.x[self.others], rows.beta[self.others]
+        self.reference, self.base = place[rows.reference[self.others]], place[rows.base[self.others]]
+        self.tokens = rows.tokens[self.others].contiguous()
+        self.logits = logits[self.others].contiguous()
+        self.limbs, row_of, self.length = _limbs(self.x, self.beta, self.weight)
+        count = len(self.x)
+        self.order = self.reference.argsort(stable=True).numpy()
+        self.products = torch.empty(2 * count, BLOCK, dtype=torch.int32)
+        self.running = np.zeros((5, count))
+        self.running[0] = -np.inf
+        self.rows = kernel_screen.Screened(
+            row_of=row_of.numpy(),
+            reference=self.reference.numpy(),
+            tokens=self.tokens.numpy(),
+            logits=self.logits.numpy(),
+            largest=self.running[0],
+            block=np.empty((5, count)),
+            above=np.zeros(self.tokens.shape, np.int64),
+            seen=np.full(self.tokens.shape, np.nan, np.float32),
+            top=np.full((count, HEAD), -np.inf, np.float32),
+            top_ids=np.full((count, HEAD), -1, np.int64),
+        )
+
+    def add(self, part: slice, r: Tensor, table: fused.Table, pool: ThreadPoolExecutor) -> None:
+        """Adds the block of the tokens ``part``; ``r`` ``[K, B]`` and ``table`` are those of the rows compared with."""
+        count, width = len(self.x), part.stop - part.start
+        if not count:
+            return
+        out = self.products if width == BLOCK else torch.empty(2 * count, width, dtype=torch.int32)
+        multiply(self.limbs, self.weight.tokens[part].t(), out=out)
+        limbs = out.view(2, count, width).numpy()
+        scales = self.weight.scales[:, part].contiguous().numpy()
+        exact = (r.numpy(), table.rows.block[0].astype(np.float32))
+        fused.share(
+            lambda order: kernel_screen.scan_screened(limbs, part.start, order, scales, exact, self.rows),
+            self.order,
+            pool,
+        )
+        kernel_screen.merge_screened(self.running, self.rows.block)
+
+    def settle(self, near: Stack, pulls: Pulls, top_k: int, pool: ThreadPoolExecutor) -> tuple[Sums, Tensor]:
+        """Float32 put in the place of the screened values: the sums of the rows, and which are not sure enough."""
+        top_ids, top = torch.from_numpy(self.rows.top_ids), torch.from_numpy(self.rows.top)
+        extra = self.tokens.clone()  # named tokens that are not in the head, each once
+        known = (extra[:, :, None] == top_ids[:, None, :]).any(2)
+        for column in range(1, extra.shape[1]):
+            known[:, column] |= (extra[:, :column] == extra[:, column, None]).any(1)
+        extra[known] = -1
+        ids = torch.cat([top_ids, extra], 1)
+        old = torch.cat([top, torch.from_numpy(self.rows.seen)], 1).double()
+        new = self._exact(ids, kernel_screen.Vectors(self.x.numpy(), self.beta.numpy(), np.arange(len(self.x))), pool)
+        r = self._exact(ids, kernel_screen.Vectors(near.x.numpy(), near.beta.numpy(), self.reference.numpy()), pool)
+        sums, sd = self._corrected(ids, old, new, r)
+        sums.by_reference = pulls.on(self.x, self.beta, self.reference)
+        sums.by_base = pulls.on(self.x, self.beta, self.base)
+        head = new[:, :HEAD].float()
+        sums.top, sums.top_ids = best(head.masked_fill(top_ids < 0, -torch.inf), top_ids, top_k)
+        margin = SIGMAS * self.length * self.weight.error.max()
+        limit = self.rows.top[:, -1] + margin.numpy()  # nothing outside the head is above this
+        sums.above, unsure = self._ranks(top, head, torch.from_numpy(limit))
+        unsure |= sums.top[:, -1] <= torch.from_numpy(limit)
+        surprise = (sums.largest + sums.total.log() - sums.top[:, 0]).clamp(min=1.0)
+        unsure |= ~(TOLERANCE_SIGMAS * sd < TOLERANCE * surprise)
+        return sums, unsure & ~self.broken
+
+    def _exact(self, ids: Tensor, rows: kernel_screen.Vectors, pool: ThreadPoolExecutor) -> Tensor:
+        z = torch.zeros(ids.shape)
+        head = (self.reader.weight.numpy(), self.weight.scales[1].numpy())
+        fused.share(lambda order: kernel_screen.score(order, rows, head, ids.numpy(), z.numpy()), self.order, pool)
+        return z.double()
+
+    def _corrected(self, ids: Tensor, old: Tensor, new: Tensor, r: Tensor) -> tuple[Sums, Tensor]:
+        largest, total, own, reference, squares = (torch.from_numpy(row) for row in self.running)
+        absent = ids < 0
+        e_old = (old - largest[:, None]).exp().masked_fill(absent, 0)
+        e_new = (new - largest[:, None]).exp().masked_fill(absent, 0)
+        old = old.masked_fill(absent, 0)
+        # frequent tokens have longer rows and larger errors: those of the tail are about those of the head's end
+        error = self.weight.error[ids[:, HEAD // 2 : HEAD]].square().mean(1)
+        variance = (self.length.square() * error).double()
+        shrink = (-variance / 2).exp()  # the mean of e^noise is e^(variance / 2)
+        tail = (total - e_old.sum(1)).clamp(min=0) * shrink
+        sd = ((squares - e_old.square().sum(1)).clamp(min=0) * variance).sqrt()
+        total = tail + e_new.sum(1)
+        sums = Sums(
+            largest=largest,
+            total=total,
+            own=shrink * (own - (e_old * old).sum(1)) - variance * tail + (e_new * new).sum(1),
+            reference=shrink * (reference - (e_old * r).sum(1)) + (e_new * r).sum(1),
+            by_reference=total,
+            by_base=total,
+            above=self.tokens,
+            top=new,
+            top_ids=ids,
+        )
+        return sums, sd / total
+
+    def _ranks(self, screened: Tensor, exact: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens above each named one ``[M, T]``, and rows where a rank of SURE_RANK or less may be wrong."""
+        z = self.logits
+        own = torch.from_numpy(self.rows.top_ids)[:, None, :] == self.tokens[:, :, None]
+        better = ((exact[:, None, :] > z[:, :, None]) & ~own).sum(2)
+        thought = ((screened[:, None, :] > z[:, :, None]) & ~own).sum(2)
+        complete = z > limit[:, None]
+        above = torch.where(complete, better, torch.from_numpy(self.rows.above) - thought + better)
+        unsure = ~complete & (better < SURE_RANK)
+        return above, unsure.any(1)
+
+
+def _limbs(x: Tensor, beta: Tensor, weight: Rounded) -> tuple[Tensor, Tensor, Tensor]:
+    """Both limbs ``[2M, d]`` int8, what ``logits_of`` needs of each row ``[M, 4]``, and their lengths ``[M]``."""
+    turned = product(x, weight.rotation.T)
+    unit = (turned.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
+    high = (turned / unit).round()
+    low = ((turned / unit - high) * LIMB).round()
+    row_of = torch.stack([unit[:, 0], x @ weight.mean, beta, torch.full_like(beta, 1 / LIMB)], 1)
+    return torch.cat([high, low]).to(torch.int8), row_of, turned.norm(dim=1)

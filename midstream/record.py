@@ -1,0 +1,216 @@
+"""The row types of every result, with their units; numpy only, so that views and stores need no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from midstream.errors import MissingPackageError
+
+SCHEMA = 1
+"""Version of the columns below; a file of another version is refused, not guessed at."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One declared column of a table: its numpy dtype, whether it may be undefined, its unit and meaning."""
+
+    name: str
+    dtype: str
+    nullable: bool
+    unit: str
+    meaning: str
+
+
+READING: tuple[Column, ...] = (
+    Column("doc_id", "int32", False, "", "order of the document in the corpus"),
+    Column("position", "int32", False, "tokens", "from the document's first token, added special tokens included"),
+    Column("context", "int32", False, "tokens", "tokens before this one in the window it was read in"),
+    Column("token_id", "int32", False, "", "the token read at this position"),
+    Column("token", "str", False, "", "its bytes as UTF-8, each invalid byte as \\xNN"),
+    Column("layer", "int16", False, "", "0 = what enters block 1, L = after the last block"),
+    Column("site", "str", False, "", "resid_post, resid_mid, attn_out or mlp_out"),
+    Column("lens", "str", False, "", "name of the lens"),
+    Column("offset", "int16", False, "tokens", "the reading is about the token at position + offset"),
+    Column("target_id", "int32", True, "", "that token; null outside the document"),
+    Column("logprob", "float32", True, "nats", "log-probability of the target"),
+    Column("rank", "int32", True, "", "rank of the target, 1 = best"),
+    Column("lse", "float32", True, "nats", "log-sum-exp of the logits: logit = log-probability + lse"),
+    Column("entropy", "float32", True, "nats", "entropy of the reading"),
+    Column("kl_final_lens", "float32", True, "nats", "KL(model's output || reading)"),
+    Column("kl_lens_final", "float32", True, "nats", "KL(reading || model's output)"),
+    Column("final_top1_rank", "int32", True, "", "rank of the token that the model's output puts first"),
+    Column("final_top1_logprob", "float32", True, "nats", "log-probability of that token"),
+    Column("input_rank", "int32", True, "", "rank of the token read at this position"),
+    Column("input_logprob", "float32", True, "nats", "log-probability of that token"),
+    Column("kl_input_lens", "float32", True, "nats", "KL(this lens's reading at layer 0 || this reading)"),
+    Column("top_ids", "int32[]", False, "", "best tokens first; equal logits by smaller id"),
+    Column("top_logprobs", "float32[]", True, "nats", "their log-probabilities"),
+)
+"""The columns of a reading: one row per document, lens, site, layer and position, in this order."""
+
+WATCHED: tuple[Column, ...] = (
+    Column("doc_id", "int32", False, "", "order of the document in the corpus"),
+    Column("position", "int32", False, "tokens", "from the document's first token"),
+    Column("layer", "int16", False, "", "as in a reading"),
+    Column("site", "str", False, "", "as in a reading"),
+    Column("lens", "str", False, "", "as in a reading"),
+    Column("watch_id", "int32", False, "", "the watched token"),
+    Column("logprob", "float32", True, "nats", "its log-probability"),
+    Column("rank", "int32", True, "", "its rank, 1 = best"),
+)
+"""The columns of the table of watched tokens: one row per reading row and watched token."""
+
+POSITIONS: tuple[Column, ...] = (
+    Column("doc_id", "int32", False, "", "order of the document in the corpus"),
+    Column("position", "int32", False, "tokens", "from the document's first token"),
+    Column("token_id", "int32", False, "", "the token"),
+    Column("kind", "str", False, "", "text, special (added by the tokenizer) or template (of the chat template)"),
+)
+"""The columns of the table of positions: one row per token of the text."""
+
+Kind = Literal["text", "special", "template"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from; enough to make it again.
+
+    Attributes:
+        model: the name the user gave.
+        identity: sha256 of what the model is (config, tokenizer, tensors as stored).
+        circumstances: engine, versions, dtype, device, threads.
+        lenses: lens name -> hash of its file, or ``""`` for lenses that need none.
+        corpus: sha256 of the text.
+        seed: seed of every random draw, ``None`` where nothing was drawn.
+        command: what was typed or called.
+        time: UTC, ISO 8601.
+        precision: ``exact`` or ``fast``, with the measured error of each statistic in nats.
+    """
+
+    model: str = ""
+    identity: str = ""
+    circumstances: dict[str, str] = field(default_factory=dict)
+    lenses: dict[str, str] = field(default_factory=dict)
+    corpus: str = ""
+    seed: int | None = None
+    command: str = ""
+    time: str = ""
+    precision: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty; undefined parts are NaN.
+
+    Attributes:
+        value: the estimate, in ``unit``.
+        low, high: ends of the interval at ``level``; NaN where there are too few clusters.
+        method: how the interval was made.
+        largest_share: share of the tokens that the largest cluster holds, 0 to 1.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    clusters: int
+    documents: int
+    tokens: int
+    method: str
+    unit: str
+    largest_share: float = float("nan")
+
+
+@dataclass(frozen=True)
+class ReadingTable:
+    """Readings as columns, with what is needed to label and reproduce them.
+
+    Attributes:
+        columns: name -> array with one entry a row (``top_ids``, ``top_logprobs``: ``[rows, k]``), as declared in
+            ``READING``; undefined is NaN in float columns and -1 in integer ones.
+        positions: the table ``POSITIONS``.
+        watched: the table ``WATCHED``; zero rows when nothing was watched.
+        vocabulary: token id -> token text, for every id that occurs in any column.
+        layers: number L of blocks of the model, so that views know which layer is the last.
+    """
+
+    columns: dict[str, Array]
+    positions: dict[str, Array]
+    watched: dict[str, Array]
+    vocabulary: dict[int, str]
+    provenance: Provenance
+    layers: int
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.columns["layer"])
+
+    def pick(self, mask: Array) -> ReadingTable:
+        """The rows where ``mask`` (bool, one entry a row) is true."""
+        return replace(self, columns={name: values[mask] for name, values in self.columns.items()})
+
+    def keys(self) -> list[tuple[str, str]]:
+        """The (lens, site) pairs that occur, in order of first appearance."""
+        pairs = zip(self.columns["lens"].tolist(), self.columns["site"].tolist(), strict=True)
+        return list(dict.fromkeys(pairs))
+
+    def json(self) -> str:
+        """One JSON document: ``{"schema", "provenance", "columns"}``; undefined is null; ``top_tokens`` are added."""
+        columns = {column.name: as_list(self.columns[column.name]) for column in READING}
+        top = self.columns["top_ids"].tolist()
+        columns["top_tokens"] = [[self.vocabulary[i] for i in row] for row in top]
+        document = {"schema": SCHEMA, "provenance": asdict(self.provenance), "columns": columns}
+        if len(self.watched["watch_id"]):
+            watched = {column.name: as_list(self.watched[column.name]) for column in WATCHED}
+            watched["watch_token"] = [self.vocabulary[i] for i in watched["watch_id"]]
+            document["watched"] = watched
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+    def arrow(self) -> Any:
+        """A ``pyarrow.Table`` with nulls where undefined. Raises MissingPackageError without pyarrow."""
+        pa = _package("pyarrow", "arrow")
+        types = {column.name: _arrow_type(pa, column.dtype) for column in READING}
+        return pa.table({name: pa.array(as_list(self.columns[name]), kind) for name, kind in types.items()})
+
+    def pandas(self) -> Any:
+        """A ``pandas.DataFrame``. Raises MissingPackageError without pandas or pyarrow."""
+        _package("pandas", "pandas")
+        return self.arrow().to_pandas()
+
+    def polars(self) -> Any:
+        """A ``polars.DataFrame``. Raises MissingPackageError without polars or pyarrow."""
+        return _package("polars", "polars").from_arrow(self.arrow())
+
+
+def as_list(values: Array) -> list[Any]:
+    """The array as Python values, with None where it is undefined (NaN, or a negative id, rank or target)."""
+    if values.dtype.kind == "f":
+        boxed = values.astype(object)
+        boxed[np.isnan(values)] = None
+        return boxed.tolist()
+    if values.dtype.kind == "i" and values.dtype.itemsize == 4:
+        boxed = values.astype(object)
+        boxed[values < 0] = None
+        return boxed.tolist()
+    return values.tolist()
+
+
+def _package(name: str, method: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(f"{method}() needs {name}: pip install {name}.") from error
+
+
+def _arrow_type(pa: Any, dtype: str) -> Any:
+    if dtype.endswith("[]"):
+        return pa.list_(_arrow_type(pa, dtype[:-2]))
+    return pa.string() if dtype == "str" else getattr(pa, dtype)()

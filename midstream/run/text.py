@@ -1,0 +1,89 @@
+"""Read one text: tokens in, a table out, with its provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from midstream.errors import RequestError
+from midstream.lens.reading import Progress, read_chunks
+from midstream.lens.request import Request
+from midstream.lens.table import join
+from midstream.model.model import Model
+from midstream.model.tokenizer import Encoded
+from midstream.record import Array, ReadingTable
+from midstream.run.provenance import provenance
+
+LARGEST = 4_000_000
+"""Rows of a table held in memory, about 700 MB; a longer reading is written as it is made."""
+
+FOLLOWED = 8
+"""Tokens followed at each position of a page: the output's own first, then those that lead at most layers."""
+
+
+def encode(
+    model: Model, text: str | None, messages: Sequence[Mapping[str, str]] | None = None, *, special: bool = False
+) -> Encoded:
+    """The tokens of a text, or of chat messages in the model's template.
+
+    Raises RequestError unless exactly one of the two is given and gives at least two tokens.
+    """
+    if (text is None) == (messages is None):
+        raise RequestError("expected a text or messages, one of the two.")
+    if messages is not None:
+        from midstream.model.chat import encode_chat
+
+        encoded = encode_chat(model.tokenizer, messages)
+    else:
+        if not text:
+            raise RequestError("the text is empty: expected at least two tokens to read.")
+        encoded = model.tokenizer.encode(text, special=special)
+    if len(encoded.ids) < 2:
+        raise RequestError(
+            f"the text {text!r} is {len(encoded.ids)} token: expected at least two, since the first position attends "
+            "only to itself and has no next token to compare with; give a longer text."
+        )
+    return encoded
+
+
+def chunks(
+    model: Model, encoded: Encoded, request: Request, *, command: str, progress: Progress | None = None
+) -> Iterator[ReadingTable]:
+    """The reading of ``encoded`` in tables of about a thousand positions, in bounded memory."""
+    stamp = provenance(model, request, encoded.ids, command)
+    for part in read_chunks(model, encoded, request, progress=progress):
+        yield replace(part, provenance=stamp)
+
+
+def read_text(
+    model: Model, encoded: Encoded, request: Request, *, command: str, progress: Progress | None = None
+) -> ReadingTable:
+    """The reading of ``encoded`` as one table. Raises RequestError when it would not fit in memory."""
+    rows = len(encoded.ids) * len(request.layers) * len(request.sites) * len(request.lenses)
+    if rows > LARGEST:
+        raise RequestError(
+            f"{len(encoded.ids):,} tokens make {rows:,} rows, more than the {LARGEST:,} that are held in memory: write "
+            "them as they are read with --out FILE.parquet, or read fewer layers with --every or --layers."
+        )
+    return join(list(chunks(model, encoded, request, command=command, progress=progress)))
+
+
+def tracks(model: Model, table: ReadingTable, request: Request) -> dict[str, Array]:
+    """The exact rank and log-probability, at every layer, of the tokens that led at some layer of their position.
+
+    A second pass over the text of ``table``; the result has the columns of ``record.WATCHED``, at most ``FOLLOWED``
+    tokens a position. The watched tokens of the request come first.
+    """
+    ids = table.positions["token_id"].tolist()
+    leaders = table.columns["top_ids"][:, 0].reshape(-1, len(ids))  # positions run fastest
+    last = table.columns["layer"].reshape(-1, len(ids))[:, 0] == max(request.layers)
+    named = np.full((len(ids), FOLLOWED + len(request.watch)), -1, dtype=np.int64)
+    for at in range(len(ids)):
+        often = [token for token, _ in Counter(leaders[:, at].tolist()).most_common()]
+        followed = list(dict.fromkeys([*request.watch, *leaders[last, at].tolist(), *often]))[: named.shape[1]]
+        named[at, : len(followed)] = followed
+    encoded = Encoded(ids, table.positions["kind"].tolist())
+    return join(list(read_chunks(model, encoded, replace(request, top_k=1), named=named))).watched

@@ -1,0 +1,132 @@
+"""Marks -> one self-contained page, and the same grid as a fragment for notebooks; no outside request in either."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html import escape
+from importlib.resources import files
+
+from midstream.record import Array, ReadingTable
+from midstream.view import pack, token_text
+from midstream.view.layout import lay_out
+
+SCRIPTS = ("data.js", "paint.js", "detail.js", "grid.js", "mount.js")
+"""The component's files, in the order in which they become one script."""
+
+TITLE = 110
+"""Characters of the text that stand in the page's title."""
+
+PLAIN_POSITIONS, PLAIN_ROWS = 12, 8
+"""Size of the table for readers without script: the last positions, every so many layers."""
+
+
+def script() -> str:
+    """The component as one script that defines ``window.MidstreamGrid`` and opens every waiting grid on the page."""
+    return '(() => {\n"use strict";\n' + "\n".join(_static(name) for name in SCRIPTS) + "})();\n"
+
+
+def style() -> str:
+    """The component's style sheet."""
+    return _static("grid.css")
+
+
+def page(table: ReadingTable, *, tracks: dict[str, Array] | None = None, title: str | None = None) -> str:
+    """A whole HTML page of one text's readings: works from disk, offline, under a strict content policy.
+
+    The title is the text's beginning unless one is given. ``tracks`` (columns of WATCHED) holds the tokens whose
+    curves over the layers are to be exact. Nothing of a token is ever markup: tokens travel inside the packed data
+    and, in the table for readers without script, escaped. Raises RequestError for a table without rows.
+    """
+    code, look = script(), style()
+    policy = (
+        f"default-src 'none'; script-src {_hash(code)}; style-src {_hash(look)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = _opening(table) if title is None else title
+    shown = escape(token_text.visible(title).replace("·", " "))
+    return f"""<!doctype html>
+<html lang="en" class="ms-root">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="midstream">
+<link rel="icon" href="data:,">
+<title>{shown}</title>
+<style>{look}</style>
+<body class="ms-page">
+<header><h1>{shown}</h1>
+<p>{_subtitle(table)}</p></header>
+<main>{_place(table, tracks)}</main>
+<script>{code}</script>
+</body>
+</html>
+"""
+
+
+def fragment(table: ReadingTable, *, tracks: dict[str, Array] | None = None) -> str:
+    """The grid for a notebook's ``_repr_html_``: needs no kernel and no network, and several may stand on one page."""
+    return f"<style>{style()}</style>\n{_place(table, tracks)}\n<script>{script()}</script>"
+
+
+def _static(name: str) -> str:
+    return files("midstream.view").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _hash(inline: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
+
+
+def _place(table: ReadingTable, tracks: dict[str, Array] | None) -> str:
+    packed = base64.b64encode(pack.pack(table, tracks=tracks)).decode()
+    return (
+        f'<div data-midstream="waiting"><script type="application/x-midstream">{packed}</script>'
+        f'<div class="ms-plain">{_plain(table)}</div></div>'
+    )
+
+
+def _opening(table: ReadingTable) -> str:
+    """The text itself, as its tokens give it, cut at about a line; bytes that were split over tokens are joined."""
+    text = "".join(table.vocabulary[token] for token in lay_out(table).tokens[:80])
+    text = re.sub(r"(\\x[89a-f][0-9a-f])+", lambda found: _joined(found[0]), text)
+    return text if len(text) <= TITLE else text[: TITLE - 1] + "…"
+
+
+def _joined(escaped: str) -> str:
+    try:
+        return bytes.fromhex(escaped.replace("\\x", "")).decode()
+    except UnicodeDecodeError:
+        return escaped
+
+
+def _subtitle(table: ReadingTable) -> str:
+    lenses = list(dict.fromkeys(table.columns["lens"].tolist()))
+    count = len(set(table.columns["position"].tolist()))
+    parts = [
+        table.provenance.model,
+        f"{', '.join(lenses)} lens" + ("es" if len(lenses) > 1 else ""),
+        f"{table.layers} blocks",
+        f"{count:,} token" + ("s" if count != 1 else ""),
+        str(table.provenance.precision.get("name", "")),
+    ]
+    return escape(" · ".join(part for part in parts if part))
+
+
+def _plain(table: ReadingTable) -> str:
+    """A small table of top tokens for readers without script: last positions, some layers, the output on top."""
+    site = "resid_post" if "resid_post" in table.columns["site"] else str(table.columns["site"][0])
+    layout = lay_out(table, sites=[site], every=1)
+    layout = lay_out(table, sites=[site], every=-(-len(layout.layers) // PLAIN_ROWS))
+    columns = range(max(0, len(layout.positions) - PLAIN_POSITIONS), len(layout.positions))
+    tops, right = layout.tops(table), layout.right(table)
+
+    def word(token: int) -> str:
+        return escape(token_text.visible(table.vocabulary[token])) if token >= 0 else "–"
+
+    head = "".join(f"<th scope=col>{layout.positions[c]} <bdi>{word(layout.tokens[c])}</bdi></th>" for c in columns)
+    lines = []
+    for row in reversed(range(len(layout.layers))):
+        cells = (f"<td><bdi>{word(int(tops[row, c]))}</bdi>{' ✓' if right[row, c] else ''}</td>" for c in columns)
+        lines.append(f"<tr><th scope=row>{layout.row_label(row)}</th>{''.join(cells)}</tr>")
+    return f"<table><thead><tr><th scope=col>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -1,0 +1,183 @@
+"""Marks -> a figure for a paper: SVG, PNG or PDF by the ending of the file's name."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from midstream.errors import choices
+from midstream.record import ReadingTable
+from midstream.store.write import atomic
+from midstream.view import chart, token_text
+from midstream.view.layout import Grid, lay_out
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("svg", "png", "pdf")
+
+TEXTS = 40
+"""Positions up to which every cell carries its token; beyond it colour alone is drawn."""
+
+FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Hebrew",
+         "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS", "Noto Sans Symbols 2", "Noto Emoji")  # fmt: skip
+"""Tried in this order for each character, as far as they are installed."""
+
+
+def save(
+    table: ReadingTable, path: str | Path, *, statistic: str = chart.DEFAULT, lens: str | None = None, every: int = 1
+) -> None:
+    """Draw the grid and write it to ``path``, whole or not at all; the same table gives the same bytes.
+
+    Raises RequestError: unknown ending, statistic or lens, or a folder that cannot be written.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise choices("figure format", kind, FORMATS)
+    data = render(table, kind, statistic=statistic, lens=lens, every=every)
+    with atomic(path) as file:
+        file.write_bytes(data)
+
+
+def render(
+    table: ReadingTable, kind: str, *, statistic: str = chart.DEFAULT, lens: str | None = None, every: int = 1
+) -> bytes:
+    """The figure as the bytes of an ``svg``, ``png`` or ``pdf`` file. Raises RequestError."""
+    chart.statistic(statistic)
+    lenses = [lens] if lens is not None else list(dict.fromkeys(table.columns["lens"].tolist()))
+    layouts = [lay_out(table, lens=one, every=every) for one in lenses]
+    import matplotlib  # half a second that only a figure pays
+
+    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+    with warnings.catch_warnings(), matplotlib.rc_context(_settings()):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which says enough
+        figure = _draw(table, layouts, statistic)
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, dpi=200, metadata=undated[kind], bbox_inches="tight", pad_inches=0.06)
+    return out.getvalue()
+
+
+def _settings() -> dict[Any, Any]:
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return {
+        "font.family": [name for name in FONTS if name in installed],
+        "svg.hashsalt": "midstream",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,  # a dollar sign in a token is a dollar sign
+        "axes.unicode_minus": True,
+    }
+
+
+def _draw(table: ReadingTable, layouts: list[Grid], statistic: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = max(len(layout.positions) for layout in layouts)
+    wide = columns * (0.62 if columns <= TEXTS else max(0.05, 9.0 / columns))
+    high = sum(layout.index.shape[0] * 0.185 + 1.15 for layout in layouts)
+    figure = Figure(figsize=(wide + 1.3, high), layout="constrained" if len(layouts) > 1 else None)
+    for axes, layout in zip(figure.subplots(len(layouts), 1, squeeze=False)[:, 0], layouts, strict=True):
+        stat = chart.choose(table.pick(table.columns["lens"] == layout.lens), statistic)
+        _panel(axes, table, layout, chart.scale(table, stat))
+        _colour_bar(figure, axes, chart.scale(table, stat), chart.label(stat, layout.offset))
+        if len(layouts) > 1:
+            axes.set_title(f"{layout.lens} lens", fontsize=8, loc="left")
+    return figure
+
+
+def _panel(axes: Axes, table: ReadingTable, layout: Grid, limits: chart.Scale) -> None:
+    shades = limits.shade(layout.cells(table, limits.stat))
+    _cells(axes, shades)
+    if len(layout.positions) <= TEXTS:
+        _texts(axes, table, layout, shades)
+    else:
+        at = np.argwhere(layout.right(table))
+        inks = [chart.ink(chart.ramp("light")[shades[row, column]]) for row, column in at]
+        axes.scatter(at[:, 1], at[:, 0], s=2.5, color=inks, lw=0)
+    _labels(axes, table, layout)
+
+
+def _cells(axes: Axes, shades: np.ndarray) -> None:
+    from matplotlib.colors import ListedColormap
+
+    known = np.ma.masked_less(shades, 0)
+    colours = ListedColormap(chart.ramp("light"))
+    rows, columns = shades.shape
+    axes.pcolormesh(
+        np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, known,
+        cmap=colours, vmin=-0.5, vmax=chart.SHADES - 0.5, edgecolors="white",
+        linewidth=0.6 if columns <= TEXTS else 0.0, antialiased=columns <= TEXTS,
+    )  # fmt: skip
+    axes.set_frame_on(False)
+    axes.tick_params(length=0)
+
+
+def _texts(axes: Axes, table: ReadingTable, layout: Grid, shades: np.ndarray) -> None:
+    from matplotlib.patches import Rectangle
+
+    tops, right, ramp = layout.tops(table), layout.right(table), chart.ramp("light")
+    for (row, column), token in np.ndenumerate(tops):
+        if token < 0:
+            continue
+        ink = chart.ink(ramp[shades[row, column]]) if shades[row, column] >= 0 else "#5a626e"
+        text = _short(table, int(token), 9)
+        weight = "bold" if right[row, column] else "normal"
+        axes.text(column - 0.44, row, text, color=ink, fontsize=5.6, va="center_baseline", weight=weight, clip_on=True)
+        if right[row, column]:
+            axes.add_patch(Rectangle((column - 0.47, row - 0.43), 0.94, 0.86, fill=False, edgecolor=ink, lw=0.7))
+
+
+def _short(table: ReadingTable, token: int, columns: int) -> str:
+    return token_text.fit(token_text.visible(table.vocabulary[token]), columns).rstrip(" ") if token >= 0 else ""
+
+
+def _labels(axes: Axes, table: ReadingTable, layout: Grid) -> None:
+    rows, columns = layout.index.shape
+    with_text = columns <= TEXTS
+
+    def words(tokens: list[int]) -> list[str]:
+        return [
+            token_text.fit(token_text.visible(table.vocabulary[i]), 12).rstrip(" ") if i >= 0 else "" for i in tokens
+        ]
+
+    axes.set_yticks(range(rows), [layout.row_label(row) for row in range(rows)], fontsize=6)
+    axes.set_ylabel("layer", fontsize=7)
+    size = 6.5 if with_text else min(5.5, 560.0 / columns)
+    if size >= 2.5:
+        axes.set_xticks(range(columns), words(layout.tokens), rotation=60 if with_text else 90, fontsize=size)
+        axes.tick_params(axis="x", pad=1)
+        for label, kind in zip(axes.get_xticklabels(), layout.kinds, strict=True):
+            label.set(ha="right" if with_text else "center", rotation_mode="anchor" if with_text else "default")
+            label.set_alpha(1.0 if kind == "text" else 0.5)
+    else:
+        axes.set_xlabel("position", fontsize=7)
+        axes.tick_params(axis="x", labelsize=6)
+    if with_text and layout.offset != 0:
+        above = axes.secondary_xaxis("top")
+        above.set_xticks(
+            range(columns), words(layout.targets), rotation=60, fontsize=6.5, ha="left", rotation_mode="anchor"
+        )
+        above.tick_params(length=0, pad=1, colors="#5a626e")
+        above.spines[:].set_visible(False)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(-0.5, rows - 0.5)
+
+
+def _colour_bar(figure: Figure, axes: Axes, limits: chart.Scale, label: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    wide, high = figure.get_size_inches()
+    colours = ScalarMappable(Normalize(0, 1), ListedColormap(chart.ramp("light")))
+    bar = figure.colorbar(colours, ax=axes, fraction=0.12 / wide, pad=0.14 / wide, aspect=min(30, 12 * high))
+    ticks = limits.ticks()
+    bar.set_ticks(limits.place(np.array(ticks)).tolist(), labels=[chart.tick_text(limits.stat, v) for v in ticks])
+    bar.ax.tick_params(labelsize=6, length=2, width=0.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(label, fontsize=7)

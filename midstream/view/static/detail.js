@@ -1,0 +1,206 @@
+// The box with everything about one cell, the curves of followed tokens, and the tables for paper.
+
+/** An element; text children are text, never markup. */
+function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") made.className = value;
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+function tokenText(text) {
+  const shown = el("bdi", { class: "ms-token" });
+  if (text.startsWith("·") && text.length > 1) shown.append(el("span", { class: "ms-blank" }, "·"), text.slice(1));
+  else shown.append(text);
+  return shown;
+}
+
+function aboutName(grid) {
+  if (grid.offset === 1) return "next token";
+  return grid.offset === 0 ? "input token" : `token ${grid.offset > 0 ? "+" : "−"}${Math.abs(grid.offset)}`;
+}
+
+/** The model's own first choice for what this column is about: the top of the last layer, -1 where it was not read. */
+function outputTop(data, grid, col) {
+  const position = grid.positions[col] + grid.offset - 1;
+  for (const other of [grid, ...data.grids]) {
+    const row = other.layers.findLastIndex((layer, i) => layer === data.layers && other.sites[i] === "resid_post");
+    const at = other.positions.indexOf(position);
+    if (other.offset === 1 && row >= 0 && at >= 0) return other.topIds[row * other.positions.length + at];
+  }
+  return -1;
+}
+
+/** The contents of the box for a cell; `follow(token)` is called when a token is chosen. */
+function detail(data, grid, row, col, follow) {
+  const top = topOf(grid, row, col);
+  const choose = (token, label) =>
+    el("button", { type: "button", class: "ms-follow", title: "follow this token", onclick: () => follow(token) }, label);
+  const list = el("ol", { class: "ms-top" });
+  for (const { token, logprob } of top) {
+    const chance = Math.exp(logprob);
+    const bar = el("span", { class: "ms-bar" });
+    bar.style.width = `${(100 * chance || 0).toFixed(2)}%`;
+    const right = token === grid.targets[col];
+    list.append(
+      el("li", { class: right ? "ms-right" : "" },
+        choose(token, tokenText(data.vocabulary[token])),
+        el("span", { class: "ms-track" }, bar),
+        el("span", { class: "ms-number" }, percent(chance)),
+        el("span", { class: "ms-number ms-soft" }, nats(logprob)),
+      ),
+    );
+  }
+  const before = el("p", { class: "ms-context" });
+  for (let at = Math.max(0, col - 3); at <= col; at++) before.append(tokenText(data.vocabulary[grid.tokens[at]]));
+  return [
+    el("header", {}, el("b", {}, `layer ${grid.labels[row]}`), el("span", {}, `position ${grid.positions[col]}`)),
+    before, list, named(data, grid, row, col, choose), spread(data, grid, row, col),
+  ];
+}
+
+function named(data, grid, row, col, choose) {
+  const cell = row * grid.positions.length + col;
+  const at = (name) => (grid.columns[name] ? grid.columns[name][cell] : NaN);
+  const body = el("tbody");
+  const add = (label, token, rank, logprob) => {
+    if (!Number.isFinite(rank) && !Number.isFinite(logprob)) return;
+    const shown = token >= 0 ? choose(token, tokenText(data.vocabulary[token])) : "";
+    const logit = logprob + at("lse");
+    body.append(
+      el("tr", {}, el("th", { scope: "row" }, el("div", {}, el("span", {}, label), shown)),
+        ...[whole(rank), nats(logit), nats(logprob), percent(Math.exp(logprob), "")].map((text) => el("td", {}, text))),
+    );
+  };
+  add(aboutName(grid), grid.targets[col], at("rank"), at("logprob"));
+  add("output’s top", outputTop(data, grid, col), at("final_top1_rank"), at("final_top1_logprob"));
+  if (grid.offset !== 0) add("input", grid.tokens[col], at("input_rank"), at("input_logprob"));
+  for (const token of data.watched) {
+    const { ranks, logprobs } = followed(grid, col, token);
+    add("watched", token, ranks[row], logprobs[row]);
+  }
+  const head = el("tr", {}, el("td"), ...["rank", "logit", "nats", "%"].map((text) => el("th", { scope: "col" }, text)));
+  return body.children.length ? el("table", { class: "ms-named" }, el("thead", {}, head), body) : null;
+}
+
+function spread(data, grid, row, col) {
+  const list = el("dl");
+  for (const name of ["entropy", "kl_final_lens", "kl_lens_final", "kl_input_lens"]) {
+    const stat = data.statistics.find((one) => one.name === name);
+    const value = valueOf(grid, stat, row, col);
+    if (Number.isFinite(value)) list.append(el("div", {}, el("dt", {}, stat.label), el("dd", {}, written(stat, value))));
+  }
+  return list.children.length ? list : null;
+}
+
+const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
+const FRAME = { width: 360, height: 196, left: 46, right: 10, top: 12, bottom: 24 };
+
+function svg(tag, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** A chart of all pins over the layers; kind is "ranks" (logarithmic, 1 on top) or "logprobs". */
+function curves(data, pins, kind, layer) {
+  const { width, height, left, right, top, bottom } = FRAME;
+  const all = pins.flatMap((pin) => pin.curve[kind].filter(Number.isFinite));
+  const ticks = kind === "ranks" ? rankTicks(all) : logprobTicks(all);
+  const bend = kind === "ranks" ? Math.log10 : (v) => Math.log1p(-v); // what lies near 0 matters most
+  const [best, worst] = [bend(ticks[0]), bend(ticks.at(-1))];
+  const x = (l) => left + ((width - left - right) * l) / Math.max(1, data.layers);
+  const y = (v) => top + ((height - top - bottom) * (bend(v) - best)) / (worst - best);
+  const label = kind === "ranks" ? "rank" : "log-probability, nats";
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "ms-curves", role: "img" });
+  chart.setAttribute("aria-label", `${label} over layers: ${pins.map((pin) => spokenCurve(pin, kind)).join("; ")}`);
+  for (const tick of ticks) {
+    chart.append(svg("line", { class: "ms-rule", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
+    const text = kind === "ranks" ? whole(tick) : String(tick).replace("-", "−");
+    chart.append(svg("text", { x: left - 7, y: y(tick), class: "ms-tick ms-end" }, text));
+  }
+  const step = Math.max(1, Math.ceil(data.layers / 6));
+  for (let l = 0; l <= data.layers; l += step) {
+    chart.append(svg("text", { x: x(l), y: height - 9, class: "ms-tick ms-middle" }, String(l)));
+  }
+  if (layer >= 0) chart.append(svg("line", { class: "ms-here", x1: x(layer), x2: x(layer), y1: top - 4, y2: height - bottom }));
+  for (const pin of pins) chart.append(curve(pin, kind, x, y));
+  return el("figure", {}, el("figcaption", {}, label), chart);
+}
+
+function curve(pin, kind, x, y) {
+  const rows = curveRows(pin.grid);
+  let [path, drawing] = ["", false];
+  const group = svg("g", { class: `ms-pin ms-pin${pin.slot}` });
+  for (const row of rows) {
+    const value = pin.curve[kind][row];
+    if (!Number.isFinite(value)) {
+      drawing = false;
+      continue;
+    }
+    const [px, py] = [x(pin.grid.layers[row]).toFixed(1), y(value).toFixed(1)];
+    path += `${drawing ? "L" : "M"}${px} ${py}`;
+    drawing = true;
+    group.append(svg("circle", { cx: px, cy: py, r: 1.9 }));
+  }
+  group.prepend(svg("path", { d: path || "M0 0", "stroke-dasharray": DASHES[pin.slot % DASHES.length] }));
+  return group;
+}
+
+/** The rows that a curve runs through: the stream after each block where it was read, else the first site there is. */
+function curveRows(grid) {
+  const main = grid.sites.includes("resid_post") ? "resid_post" : grid.sites[0];
+  return grid.labels.map((_, row) => row).filter((row) => grid.sites[row] === main);
+}
+
+function rankTicks(values) {
+  const top = Math.max(1, Math.ceil(Math.log10(Math.max(10, ...values)) - 1e-9));
+  return Array.from({ length: top + 1 }, (_, i) => 10 ** i);
+}
+
+function logprobTicks(values) {
+  const low = Math.min(-1, ...values);
+  const steps = [0, -1, -3, -10, -30, -100, -300, -1000, -3000, -10000];
+  return steps.slice(0, steps.findIndex((step) => step <= low) + 1 || steps.length);
+}
+
+function spokenCurve(pin, kind) {
+  const rows = curveRows(pin.grid).filter((row) => Number.isFinite(pin.curve[kind][row]));
+  const say = kind === "ranks" ? whole : nats;
+  return `${pin.name}: ${rows.map((row) => `${say(pin.curve[kind][row])} at ${pin.grid.labels[row]}`).join(", ") || "unknown"}`;
+}
+
+/** Real tables for paper, up to nine positions each, in light colours. */
+function paperTables(data, grid, rows, stat) {
+  const many = Math.ceil(grid.positions.length / Math.ceil(grid.positions.length / 9));
+  const made = el("div", { class: "ms-paper" });
+  for (let start = 0; start < grid.positions.length; start += many) {
+    const columns = grid.positions.map((_, col) => col).slice(start, start + many);
+    const word = (token) => (token >= 0 ? tokenText(data.vocabulary[token]) : "–");
+    const head = el("tr", {}, el("th", {}, "layer"), ...columns.map((col) => el("th", {}, `${grid.positions[col]} `, word(grid.tokens[col]))));
+    const body = el("tbody");
+    for (const row of rows) {
+      const line = el("tr", {}, el("th", {}, grid.labels[row]));
+      for (const col of columns) {
+        const token = grid.topIds[row * grid.positions.length + col];
+        const cell = el("td", { class: token >= 0 && token === grid.targets[col] ? "ms-right" : "" }, word(token));
+        const place = placeOf(stat, valueOf(grid, stat, row, col));
+        if (!Number.isNaN(place)) {
+          const shade = Math.round(place * (data.ramps.light.length - 1));
+          cell.style.background = data.ramps.light[shade];
+          cell.style.color = data.inks.light[shade];
+        }
+        line.append(cell);
+      }
+      body.append(line);
+    }
+    const came = el("tr", {}, el("th", {}, aboutName(grid)), ...columns.map((col) => el("th", {}, word(grid.targets[col]))));
+    made.append(el("table", {}, el("thead", {}, head, came), body));
+  }
+  return made;
+}

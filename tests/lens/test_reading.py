@@ -1,0 +1,240 @@
+"""Readings against statistics made independently from transformers' own hidden states in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_tokenizer
+
+import midstream as ms
+from midstream.lens import reading as reading_file
+from midstream.lens.lens import Lens, Transport
+from midstream.lens.request import request
+from midstream.lens.table import join
+from midstream.model.tokenizer import Encoded
+
+TEXT = "Once upon a time there was a king; the capital of France is Paris, said Zoë — 1234567 times.\n\n12"
+FAMILIES = {
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}, "transformer.ln_f"),
+    "gpt_neox": (
+        "GPTNeoXConfig",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},
+        "gpt_neox.final_layer_norm",
+    ),
+    "gemma2": (
+        "Gemma2Config",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+         "intermediate_size": 64, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8, "sliding_window": 16},
+        "model.norm",
+    ),
+    "qwen3": (
+        "Qwen3Config",
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+         "intermediate_size": 64, "tie_word_embeddings": False},
+        "model.norm",
+    ),
+}  # fmt: skip
+
+
+def build(family: str):
+    """A random model with biases and norms that matter, its tokenizer, and the name of its final norm."""
+    import transformers
+
+    name, sizes, norm = FAMILIES[family]
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer())
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = getattr(transformers, name)(vocab_size=len(tokenizer), **ends, **sizes)
+    torch.manual_seed(3)
+    module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in module.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return module, tokenizer, norm
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request):
+    """(our model, all logits of every layer in float64 ``[L + 1, n, V]``, token ids)."""
+    module, tokenizer, norm = build(request.param)
+    model = ms.load((module, tokenizer))
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    return model, oracle(module, norm, ids), ids[0].numpy()
+
+
+def oracle(module, norm, ids):
+    """The logit lens by the book: each layer's own norm, the head, the cap; the last layer from transformers itself."""
+    import copy
+
+    wide = copy.deepcopy(module).double()
+    with torch.no_grad():
+        out = wide(ids, output_hidden_states=True)
+        logits = [wide.get_output_embeddings()(wide.get_submodule(norm)(h[0])) for h in out.hidden_states[:-1]]
+    cap = getattr(wide.config, "final_logit_softcapping", None)
+    if cap:
+        logits = [cap * torch.tanh(z / cap) for z in logits]
+    return torch.stack([*logits, out.logits[0]]).numpy()
+
+
+def grid(table, name, lens="logit"):
+    n = len(table.positions["position"])
+    values = table.columns[name][table.columns["lens"] == lens]
+    return values.reshape(-1, n, *values.shape[1:])
+
+
+def softmax(z):
+    p = np.exp(z - z.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def close(values, truth):
+    np.testing.assert_array_less(np.abs(values - truth), 2e-3 * np.maximum(1, np.abs(truth)))
+
+
+def rank_is_right(ranks, z, ids):
+    """Ranks within those of z_t plus and minus 1e-3; ``ids`` broadcast over layers."""
+    own = np.take_along_axis(z, np.broadcast_to(ids[..., None], (*z.shape[:-1], 1)), -1)
+    best = 1 + (z > own + 1e-3).sum(-1)
+    worst = 1 + (z > own - 1e-3).sum(-1) - 1  # the token itself is above its own logit less a thousandth
+    assert (best <= ranks).all()
+    assert (ranks <= worst).all()
+
+
+def test_every_column_agrees_with_float64(pair):
+    model, z, ids = pair
+    table = ms.read(model, TEXT, watch=[" Paris"])
+    p, last = softmax(z), z[-1]
+    log_p, log_q, q = np.log(p), np.log(softmax(last)), softmax(last)
+    target = ids[1:]
+    close(
+        grid(table, "logprob")[:, :-1],
+        np.take_along_axis(log_p[:, :-1], np.tile(target[:, None], (len(z), 1, 1)), -1)[..., 0],
+    )
+    close(grid(table, "entropy"), -(p * log_p).sum(-1))
+    close(grid(table, "kl_final_lens"), (q * (log_q - log_p)).sum(-1))
+    close(grid(table, "kl_lens_final"), (p * (log_p - log_q)).sum(-1))
+    close(grid(table, "kl_input_lens"), (p[0] * (log_p[0] - log_p)).sum(-1))
+    close(grid(table, "lse"), np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1)) + z.max(-1))
+    rank_is_right(grid(table, "rank")[:, :-1], z[:, :-1], target)
+    rank_is_right(grid(table, "final_top1_rank"), z, last.argmax(-1))
+    rank_is_right(grid(table, "input_rank"), z, ids)
+    close(grid(table, "input_logprob"), np.take_along_axis(log_p, np.tile(ids[:, None], (len(z), 1, 1)), -1)[..., 0])
+    close(
+        grid(table, "final_top1_logprob"),
+        np.take_along_axis(log_p, np.tile(last.argmax(-1)[:, None], (len(z), 1, 1)), -1)[..., 0],
+    )
+    paris = model.tokenizer.single(" Paris")
+    close(table.watched["logprob"].reshape(len(z), -1), log_p[..., paris])
+    rank_is_right(table.watched["rank"].reshape(len(z), -1), z, np.full(len(ids), paris))
+
+
+def test_best_tokens_agree_with_float64(pair):
+    model, z, _ = pair
+    table = ms.read(model, TEXT)
+    top = grid(table, "top_ids")
+    chosen = np.take_along_axis(z, top, -1)
+    best = -np.sort(-z, axis=-1)[..., :11]
+    np.testing.assert_allclose(chosen, best[..., :10], atol=1e-3)
+    clear = (best[..., :-1] - best[..., 1:] > 1e-3).all(-1)
+    assert clear.any()
+    assert (top[clear] == np.argsort(-z, axis=-1, kind="stable")[..., :10][clear]).all()
+    close(grid(table, "top_logprobs"), np.take_along_axis(np.log(softmax(z)), top, -1))
+
+
+def test_nothing_is_zero_where_it_is_undefined(pair):
+    model, _, ids = pair
+    table = ms.read(model, TEXT, lens=["logit", "input"])
+    assert np.isnan(grid(table, "logprob")[:, -1]).all()
+    assert (grid(table, "target_id")[:, -1] == -1).all()
+    assert (grid(table, "rank")[:, -1] == -1).all()
+    for name in ("logprob", "entropy", "lse", "kl_final_lens", "kl_lens_final", "kl_input_lens", "top_logprobs"):
+        assert np.isnan(grid(table, name, "input")).all(), name
+    assert (grid(table, "final_top1_rank", "input") == -1).all()
+    assert (grid(table, "target_id", "input") == ids).all()
+
+
+def test_input_lens_finds_the_nearest_row(pair):
+    model, _, ids = pair
+    table = ms.read(model, TEXT, lens="input", layers=[0, 1])
+    rows = model.anatomy.input_rows().double()
+    if model.anatomy.family != "gpt2":  # GPT-2 adds a position embedding
+        assert (grid(table, "rank", "input")[0] == 1).all()
+    stream = capture(model, ids, 1)
+    nearest = torch.cdist(stream.double(), rows).argmin(-1)
+    assert (grid(table, "top_ids", "input")[1, :, 0] == nearest.numpy()).all()
+
+
+def capture(model, ids, layer):
+    from midstream.stream.capture import capture as seen
+
+    return seen(model, torch.tensor(ids)[None].long(), layers=[layer])[layer][0]
+
+
+def test_several_lenses_share_a_pass_and_change_nothing(tiny):
+    generator = torch.Generator().manual_seed(1)
+    moves = {
+        layer: Transport(torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator))
+        for layer in range(30)
+    }
+    moved = Lens("moved", "output", 1, moves)
+    alone, own = ms.read(tiny, TEXT), ms.read(tiny, TEXT, lens=moved)
+    both = ms.read(tiny, TEXT, lens=[moved, "input", "logit"])
+    assert both.keys() == [("moved", "resid_post"), ("input", "resid_post"), ("logit", "resid_post")]
+    for name in ("logprob", "rank", "entropy", "kl_final_lens", "kl_input_lens", "top_ids"):
+        np.testing.assert_allclose(grid(both, name), grid(alone, name), atol=1e-5)
+        np.testing.assert_allclose(grid(both, name, "moved"), grid(own, name, "moved"), atol=1e-5)
+    assert not np.allclose(grid(both, "entropy", "moved")[:-1], grid(both, "entropy")[:-1])
+    np.testing.assert_allclose(grid(both, "entropy", "moved")[-1], grid(both, "entropy")[-1], atol=1e-5)
+    assert (np.abs(grid(both, "kl_input_lens", "moved")[0]) < 1e-4).all()
+
+
+def test_map_is_applied_before_the_final_norm(tiny):
+    """Scaling the stream cannot change a reading: the norm comes after the map, with the layer's own scale."""
+    doubled = Lens("doubled", "output", 1, {layer: Transport(2.5 * torch.eye(32)) for layer in range(30)})
+    table = ms.read(tiny, TEXT, lens=["logit", doubled])
+    np.testing.assert_allclose(grid(table, "entropy"), grid(table, "entropy", "doubled"), atol=2e-3)
+
+
+def test_chunks_and_windows_change_nothing_but_the_context(tiny, monkeypatch):
+    encoded = Encoded((tiny.tokenizer.encode(TEXT).ids * 8)[:300], ["text"] * 300)
+    wanted = request(tiny, {"every": 10, "watch": [" Paris"]})
+
+    def whole():
+        return join(list(reading_file.read_chunks(tiny, encoded, wanted)))
+
+    plain = whole()
+    monkeypatch.setattr(reading_file, "CHUNK", 37)
+    cut = whole()
+    assert sorted(set(plain.columns["context"])) == list(range(256))
+    for name in plain.columns:
+        if plain.columns[name].dtype.kind == "f":
+            np.testing.assert_allclose(cut.columns[name], plain.columns[name], atol=5e-4)
+        else:
+            assert (cut.columns[name] == plain.columns[name]).mean() > 0.999
+    assert (grid(plain, "position") == np.arange(300)).all()
+    assert len(plain.watched["rank"]) == 4 * 300
+    assert (grid(plain, "context")[0, 256:] == np.arange(128, 172)).all()
+
+
+def test_layers_and_sites_are_those_asked_for(tiny):
+    table = ms.read(tiny, TEXT, layers=[0, 3, -1], site=["resid_post", "mlp_out"])
+    pairs = dict.fromkeys(zip(table.columns["site"].tolist(), table.columns["layer"].tolist(), strict=True))
+    assert list(pairs) == [("mlp_out", 3), ("mlp_out", 30), ("resid_post", 0), ("resid_post", 3), ("resid_post", 30)]
+    whole = ms.read(tiny, TEXT)
+    np.testing.assert_allclose(
+        grid(ms.read(tiny, TEXT, layers=[7]), "kl_input_lens")[0], grid(whole, "kl_input_lens")[7], atol=1e-5
+    )
+
+
+def test_lens_of_the_last_layer_is_the_model(tiny):
+    table = ms.read(tiny, TEXT, layers=[-1])
+    assert np.abs(grid(table, "kl_final_lens")).max() < 1e-4
+    assert (grid(table, "final_top1_rank") == 1).all()
+
+
+def test_stream_is_let_go_as_it_is_read(tiny, monkeypatch):
+    seen = []
+    cut = reading_file._chunks
+    monkeypatch.setattr(reading_file, "_chunks", lambda *a: (seen.append(c) or c for c in cut(*a)))
+    ms.read(tiny, TEXT, lens=["logit", "input"])
+    (chunk,) = seen
+    assert len(chunk.stream) == 0

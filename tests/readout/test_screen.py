@@ -1,0 +1,99 @@
+"""The fast precision against float64, on vectors with the outliers that real streams have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from readout_oracle import ranks_near, truth
+
+from midstream.readout import read as door
+from midstream.readout import screen
+from midstream.readout.measured import FAST
+from midstream.readout.read import Rows, read
+from midstream.readout.reader import Reader
+from midstream.record import READING
+
+
+def stream(seed, size, *, vocabulary=9001, width=128, n=24, layers=4, bias=False):
+    """Token rows with a common mean and unequal lengths, vectors with a few channels twenty times the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(vocabulary, width, generator=generator) + torch.randn(width, generator=generator)
+    weight *= 0.05 + 0.2 * torch.rand(vocabulary, 1, generator=generator)
+    xs = [size * torch.randn(n, width, generator=generator) for _ in range(layers)]
+    for x in xs:
+        x[:, :3] *= 20
+    reader = Reader(weight, torch.randn(vocabulary, generator=generator) if bias else None)
+    tokens = torch.randint(0, vocabulary, (n, 4), generator=generator)
+    tokens[:, 1] = (xs[-1] @ weight.T).argmax(1)
+    tokens[0, 0] = -1
+    return reader, [Rows(x, tokens, None, xs[0]) for x in xs], xs[-1]
+
+
+@pytest.fixture(autouse=True)
+def screened(monkeypatch):
+    monkeypatch.setattr(door, "COMPILED_ROWS", 0)
+    assert door._choose(Reader(torch.zeros(9001, 128)), 1, "fast", 10) is screen.accumulate
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [0.02, 0.3, 2.0, 10.0])
+def test_every_promise_is_kept(size, bias):
+    reader, rows, final = stream(1, size, bias=bias)
+    found = read(reader, rows, reference=final, precision="fast")
+    for one, other, part in zip(found, truth(reader, rows, final), rows, strict=True):
+        for name in ("lse", "logprob", "top_logprobs", "entropy", "kl_final_lens", "kl_lens_final", "kl_base"):
+            error, value = np.abs(getattr(one, name) - getattr(other, name)), np.abs(getattr(other, name))
+            assert np.nanmean(error) < 3e-3, name
+            if name in ("logprob", "top_logprobs"):
+                assert (error[~np.isnan(value)] < 2e-3 * np.maximum(1, value[~np.isnan(value)])).all(), name
+        gaps = -np.diff(other.top_logprobs)
+        clear = (gaps > 1e-3).all(1)
+        assert (one.top_ids[clear] == other.top_ids[clear]).all()
+        low = (other.rank <= 32) & (other.rank > 0)
+        tokens = torch.from_numpy(np.where(low, part.tokens, -1))
+        ranks_near(replace(one, rank=np.where(low, one.rank, -1)), reader, replace(part, tokens=tokens))
+        high = other.rank > 32
+        assert (np.abs(one.rank[high] / other.rank[high] - 1) < 0.2).all()
+
+
+def test_rows_that_are_not_sure_are_read_exactly(monkeypatch):
+    reader, rows, final = stream(2, 0.3)
+    exact = read(reader, rows, reference=final)
+    monkeypatch.setattr(screen, "TOLERANCE", 0.0)  # nothing is sure enough
+    for one, other in zip(read(reader, rows, reference=final, precision="fast"), exact, strict=True):
+        np.testing.assert_allclose(one.entropy, other.entropy, atol=1e-5)
+        assert (one.rank == other.rank).all()
+
+
+def test_another_weight_at_the_same_place_is_rounded_again():
+    reader, rows, final = stream(3, 0.3)
+    read(reader, rows, reference=final, precision="fast")
+    reader.weight.mul_(-1.5)
+    for one, other in zip(
+        read(reader, rows, reference=final, precision="fast"), truth(reader, rows, final), strict=True
+    ):
+        np.testing.assert_allclose(one.lse, other.lse, atol=2e-3)
+
+
+def test_a_sick_row_is_undefined_and_alone():
+    reader, rows, final = stream(4, 0.3)
+    sick = rows[1].x.clone()
+    sick[5, 7] = torch.nan
+    rows[1] = Rows(sick, rows[1].tokens, None, rows[1].base)
+    found = read(reader, rows, reference=final, precision="fast")[1]
+    assert np.isnan(found.entropy[5])
+    assert found.rank[5].tolist() == [-1] * 4
+    assert not np.isnan(np.delete(found.entropy, 5)).any()
+
+
+def test_measured_errors_keep_the_promises_and_name_columns():
+    names = {column.name for column in READING}
+    for name, error in FAST.items():
+        assert name in names or name.startswith("rank ")
+        assert error["mean"] <= error["max"]
+        assert error["mean"] < 3e-3
+    assert FAST["logprob"]["max"] < 2e-3
+    assert FAST["rank above 32, relative"]["max"] < 0.2

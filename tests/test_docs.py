@@ -1,0 +1,84 @@
+"""Every command and example in README and docs runs, every link leads somewhere, every name is documented."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from midstream.cli.main import app
+from midstream.record import READING
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [(page.name, code) for page in PAGES for kind, code in FENCE.findall(page.read_text()) if kind == language]
+
+
+COMMANDS = sorted({line[2:] for _, code in blocks("console") for line in code.splitlines() if line.startswith("$ ")})
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, tiny_folder):
+    """A folder with what the examples name: a model and a speech."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIDSTREAM_MODEL", str(tiny_folder))
+    (tmp_path / "my-model").symlink_to(tiny_folder)
+    (tmp_path / "speech.txt").write_text("Four score and seven years ago our fathers brought forth. " * 12)
+    return tmp_path
+
+
+def test_there_are_examples():
+    assert len(COMMANDS) > 10
+    assert len(blocks("python")) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command, desk, midstream):
+    done = midstream(*shlex.split(command)[1:])
+    assert done.exit_code == 0, done.stderr
+    for option in ("--html", "--plot", "--out"):
+        words = shlex.split(command)
+        if option in words:
+            assert (desk / words[words.index(option) + 1]).stat().st_size > 0
+    assert "--out" in command or done.stdout
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_example_runs(page, code, desk):
+    exec(compile(code, page, "exec"), {})
+
+
+def test_make_targets_exist():
+    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for _, code in blocks("sh") for target in re.findall(r"^make (\w+)", code, re.MULTILINE)}
+    assert named
+    assert named <= rules
+    assert {"read", "test", "check", "bench", "help"} <= rules
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_option_is_documented():
+    for name, command in get_command(app).commands.items():
+        text = "".join(page.read_text() for page in PAGES)
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--") and option != "--help":
+                    assert option in text, f"midstream {name} {option}"
+
+
+def test_every_column_is_documented():
+    text = (ROOT / "docs" / "statistics.md").read_text()
+    missing = [column.name for column in READING if f"`{column.name}`" not in text]
+    assert not missing

@@ -1,0 +1,299 @@
+"""The page in a real Chromium; left out only where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from view.sample import HOSTILE, reading
+
+from midstream.view import chart, html
+from midstream.view.layout import lay_out
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+TABLE, TRACKS = reading(tokens=30, layers=8, subs=True)
+LAYOUT = lay_out(TABLE)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture
+def opened(browser, folder):
+    """Opens a document; the test fails if it logs an error, asks for anything, or runs a token."""
+    pages, trouble = [], []
+
+    def open_page(text: str = "", **context):
+        path = folder / f"{len(list(folder.iterdir()))}.html"
+        path.write_text(text or html.page(TABLE, tracks=TRACKS), encoding="utf-8")
+        page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}).new_page()
+        page.on("console", lambda message: message.type in ("error", "warning") and trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: trouble.append(dialog.message))
+        page.on("request", lambda request: request.url not in (path.as_uri(), "data:,") and trouble.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("[data-midstream=open]")
+        pages.append(page)
+        return page
+
+    yield open_page
+    assert trouble == []
+    for page in pages:
+        assert page.evaluate("typeof window.__pwned") == "undefined"
+        page.context.close()
+
+
+def cell(page, line: int, col: int) -> dict:
+    """Where the middle of a cell is inside the scroller."""
+    code = f"""{{
+        x: g.sizes.gutter + ({col} + 0.5) * g.sizes.cell - g.scroller.scrollLeft,
+        y: g.sizes.head + ({line} + 0.5) * g.sizes.line - g.scroller.scrollTop }}"""
+    return grid(page, code)
+
+
+def grid(page, code: str):
+    return page.evaluate(f"(() => {{ const g = document.querySelector('[data-midstream]').grid; return {code}; }})()")
+
+
+def test_hovering_shows_everything_about_a_cell(opened):
+    page = opened()
+    page.hover(".ms-scroller", position=cell(page, 0, 1))
+    box = page.locator(".ms-box")
+    text = box.inner_text()
+    assert "layer 8" in text
+    assert box.locator(".ms-top li").count() == 10
+    for word in (
+        "next token",
+        "output’s top",
+        "input",
+        "watched",
+        "entropy",
+        "KL(output ‖ reading)",
+        "KL(reading ‖ output)",
+    ):
+        assert word in text
+    row = LAYOUT.index[-1, 1]
+    shown = float(re.search(r"entropy\s+([\d.]+) nats", text)[1])
+    assert shown == pytest.approx(TABLE.columns["entropy"][row], abs=0.0056)  # two decimals of thousandths
+    page.mouse.move(5, 5)
+    assert not box.is_visible()
+
+
+def test_a_click_follows_the_top_token_and_another_from_its_list(opened):
+    page = opened()
+    chips = page.locator(".ms-side li")
+    assert chips.count() == 1  # the watched token
+    page.click(".ms-scroller", position=cell(page, 2, 2))
+    assert chips.count() == 2
+    page.locator(".ms-box .ms-top .ms-follow").nth(3).click()
+    assert chips.count() == 3
+    assert page.locator(".ms-curves").count() == 2
+    chips.nth(0).locator("button").click()
+    assert chips.count() == 2
+
+
+def test_curves_are_exact_where_tracked_and_have_gaps_where_not(opened):
+    page = opened()
+    token = int(TABLE.columns["top_ids"][LAYOUT.index[-1, 4], 0])
+    own = (TRACKS["position"] == 4) & (TRACKS["watch_id"] == token) & (TRACKS["site"] == "resid_post")
+    wanted = dict(zip(TRACKS["layer"][own].tolist(), TRACKS["rank"][own].tolist(), strict=True))
+    page.click(".ms-scroller", position=cell(page, 0, 4))
+    ranks = grid(page, "g.pins.at(-1).curve.ranks")
+    rows = [row for row, site in enumerate(LAYOUT.sites) if site == "resid_post"]
+    assert {LAYOUT.layers[row]: round(ranks[row]) for row in rows} == wanted
+
+    page = opened(html.page(TABLE))
+    page.click(".ms-scroller", position=cell(page, 0, 4))
+    part = grid(page, "g.pins.at(-1).curve.ranks.map((rank) => Number.isNaN(rank) ? null : rank)")
+    assert [rank for rank in part if rank] == [round(r) for r, p in zip(ranks, part, strict=True) if p]
+    assert None in part
+    assert "top 10 only" in page.locator(".ms-side").inner_text()
+
+
+def test_the_keyboard_does_everything(opened):
+    page = opened()
+    page.locator(".ms-scroller").focus()
+    assert grid(page, "[g.cursor.line, g.cursor.col]") == [0, 29]
+    for key, place in [
+        ("ArrowLeft", [0, 28]), ("ArrowDown", [1, 28]), ("ArrowUp", [0, 28]), ("ArrowUp", [0, 28]), ("Home", [0, 0]),
+        ("ArrowRight", [0, 1]), ("PageDown", [8, 1]), ("PageUp", [0, 1]),
+        ("Control+End", [8, 29]), ("Control+Home", [0, 0]),
+    ]:  # fmt: skip
+        page.keyboard.press(key)
+        assert grid(page, "[g.cursor.line, g.cursor.col]") == place, key
+    page.keyboard.press("Enter")
+    assert grid(page, "g.pins.length") == 2
+    page.keyboard.press("3")
+    assert grid(page, "g.pins.length") == 3
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert grid(page, "g.pins.length") == 1
+
+
+def test_what_a_screen_reader_is_told(opened):
+    page = opened()
+    page.locator(".ms-scroller").focus()
+    page.keyboard.press("ArrowDown")
+    said = page.locator("[aria-live]").text_content()
+    assert said.startswith("layer 7, position 29, token ")
+    assert "Top: " in said
+    active = page.locator(".ms-scroller").get_attribute("aria-activedescendant")
+    assert page.locator(f"#{active}").get_attribute("aria-colindex") == "31"
+    assert page.locator("[role=grid] [role=row] [role=gridcell]").count() == 1
+
+
+@pytest.mark.parametrize("name", chart.STATISTICS)
+def test_page_and_python_agree_on_every_statistic(opened, name):
+    """One page would do for all, but a failure should name the statistic."""
+    page = opened()
+    page.select_option(".ms-controls select", name)
+    stat = chart.statistic(name)
+    scale = chart.scale(TABLE, stat)
+    there = [(8, 0), (8, 5), (20, 7), (0, 3), (len(LAYOUT.layers) - 1, 28)]
+    asked = json.dumps(there)
+    found = grid(page, f"{asked}.map(([row, col]) => MidstreamGrid.look(g.grid, g.stat, row, col))")
+    for (row, col), (value, place, text) in zip(there, found, strict=True):
+        wanted = chart.values(TABLE, stat)[LAYOUT.index[row, col]]
+        if np.isnan(wanted):
+            assert value != value
+            continue
+        assert value == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+        assert place == pytest.approx(scale.place(np.array(wanted)), abs=0.01)
+        assert text == chart.written(stat, value)
+
+
+def test_a_lens_offers_only_the_statistics_it_has(opened):
+    """An input lens: about the token itself, no probabilities; its grid starts with the rank."""
+    table, _ = reading(tokens=6, layers=4)
+    bare = {name: np.full_like(v, np.nan) for name, v in table.columns.items() if v.dtype.kind == "f"}
+    bare |= {"final_top1_rank": np.full(len(table), -1, np.int32), "offset": np.zeros(len(table), np.int16)}
+    bare |= {"target_id": table.columns["token_id"], "lens": np.full(len(table), "input", object)}
+    both = {name: np.concatenate([v, bare.get(name, v)]) for name, v in table.columns.items()}
+    page = opened(html.page(replace(table, columns=both)))
+    page.select_option("label:has-text('Lens') select", "1")
+    assert page.locator(".ms-controls select").first.input_value() == "rank"
+    options = page.locator(".ms-controls select").first.locator("option").all_inner_texts()
+    assert options == ["rank of the input token", "rank of the input token"]
+    assert "the top token is the input token" in page.locator(".ms-hint").inner_text()
+    page.hover(".ms-scroller", position=cell(page, 0, 1))
+    assert page.locator(".ms-box dl").count() == 0
+
+
+def test_strides_keep_the_last_layer_and_blocks_can_be_opened(opened):
+    page = opened()
+    rows = "g.rows.map((row) => g.grid.labels[row])"
+    assert grid(page, rows) == [str(layer) for layer in range(8, -1, -1)]
+    page.select_option("label:has-text('Rows') select", "3")
+    assert grid(page, rows) == ["8", "6", "3", "0"]
+    page.check(".ms-check input")
+    assert grid(page, rows)[:5] == ["8", "8 mlp", "8 mid", "8 attn", "6"]
+
+
+def test_only_what_is_visible_is_painted(opened):
+    page = opened()
+    assert page.evaluate("document.querySelector('canvas').width") <= 1280
+    assert grid(page, "g.space.offsetWidth") > grid(page, "g.scroller.clientWidth")
+    page.locator(".ms-scroller").focus()
+    page.keyboard.press("Home")
+    assert grid(page, "g.scroller.scrollLeft") == 0
+    page.keyboard.press("End")
+    assert grid(page, "g.scroller.scrollLeft") > 0
+
+
+def test_light_dark_and_the_switch(opened):
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        page = opened(color_scheme=scheme)
+        assert grid(page, "g.colours.name") == scheme
+        before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.click(".ms-theme")
+        assert grid(page, "g.colours.name") == other
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+def test_every_text_has_contrast_in_both_themes(opened):
+    """The style's colours against the ground, by the same formula as the cells' inks."""
+    for scheme in ("light", "dark"):
+        page = opened(color_scheme=scheme)
+        found = page.evaluate(
+            """() => { const probe = document.createElement("i"); document.querySelector(".ms").append(probe);
+            const hex = (name) => { probe.style.color = `var(--ms-${name})`; return "#" + getComputedStyle(probe).color
+              .match(/\\d+/g).slice(0, 3).map((v) => Number(v).toString(16).padStart(2, "0")).join(""); };
+            const pins = Array.from({length: 8}, (_, i) => `pin${i}`);
+            return Object.fromEntries(["ground", "raised", "text", "muted", "accent", ...pins]
+              .map((name) => [name, hex(name)])); }"""
+        )
+        for name in found.keys() - {"ground", "raised"}:
+            assert chart.contrast(found[name], found["ground"]) >= 4.5, (scheme, name)
+        assert chart.contrast(found["muted"], found["raised"]) >= 4.5
+
+
+def test_a_phone_gets_a_sheet_and_no_sideways_scrolling(opened):
+    page = opened(viewport={"width": 390, "height": 844}, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.tap(".ms-scroller", position=cell(page, 1, 1))
+    frame = page.locator(".ms-box").bounding_box()
+    assert frame["x"] == 0
+    assert frame["width"] == 390
+    assert frame["y"] + frame["height"] == pytest.approx(844, abs=1)
+    page.locator(".ms-box .ms-shut").click()
+    assert not page.locator(".ms-box").is_visible()
+
+
+def test_paper_gets_the_whole_grid(opened):
+    page = opened()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".ms-paper td").count() == 9 * 30
+    assert not page.locator(".ms-scroller").is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".ms-paper td").count() == 0
+
+
+def test_hostile_tokens_are_shown_as_text(opened):
+    page = opened(html.page(TABLE, tracks=TRACKS, title=HOSTILE[0]))
+    assert page.locator("h1").inner_text() == HOSTILE[0]
+    for line in range(3):
+        for col in range(14, 30):
+            page.evaluate(
+                "([line, col]) => document.querySelector('[data-midstream]').grid.open({line, col})", [line, col]
+            )
+            assert page.locator(".ms-box script, .ms-box img, .ms-box b:not(header b)").count() == 0
+    assert page.evaluate("document.images.length") == 0
+
+
+def test_several_fragments_share_a_page(opened):
+    one, other = html.fragment(TABLE), html.fragment(reading(tokens=5, layers=3)[0], tracks=None)
+    page = opened(f"<!doctype html><meta charset=utf-8><body data-jp-theme-light=false>{one}<hr>{other}<hr>{one}")
+    page.wait_for_function("document.querySelectorAll('[data-midstream=open]').length === 3")
+    assert page.locator(".ms-scroller").count() == 3
+    assert grid(page, "g.colours.name") == "dark"
+
+
+def test_without_script_the_table_is_shown(browser, folder):
+    path = folder / "plain.html"
+    path.write_text(html.page(TABLE), encoding="utf-8")
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".ms-plain td").first.is_visible()
+    page.context.close()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from view.sample import reading
+
+from midstream.errors import RequestError
+from midstream.record import READING
+from midstream.view import chart
+
+TABLE, _ = reading()
+
+
+@pytest.mark.parametrize("name", chart.STATISTICS)
+def test_each_statistic(name):
+    """Every row of the table: it comes from a declared column, and its values obey what its label says."""
+    stat = chart.statistic(name)
+    column = "top_logprobs" if stat.column == "top1" else stat.column
+    declared = next(entry for entry in READING if entry.name == column)
+    source = TABLE.columns[column].astype(float)
+    source = source[:, 0] if source.ndim == 2 else np.where(source < 0, np.nan, source) if "rank" in column else source
+    value = chart.values(TABLE, stat)
+    expected = {"value": source, "exp": np.exp(source), "logit": source + TABLE.columns["lse"]}[stat.form]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert stat.unit == {"value": declared.unit, "exp": "%", "logit": ""}[stat.form]
+    known = value[np.isfinite(value)]
+    if stat.unit == "%":
+        assert known.min() >= 0
+        assert known.max() <= 1
+    elif "rank" in column:
+        assert known.min() >= 1
+
+
+@pytest.mark.parametrize("name", chart.STATISTICS)
+def test_the_good_end_is_drawn_strong(name):
+    stat = chart.statistic(name)
+    scale = chart.scale(TABLE, stat)
+    value = np.linspace(scale.low, scale.high, 50)
+    place = scale.place(value if stat.good == "high" else value[::-1])
+    assert place[0] == 0
+    assert place[-1] == 1
+    assert (np.diff(place) > 0).all()
+    assert (np.diff(scale.place(np.array(scale.ticks()))) > 0).all()
+    assert scale.shade(np.array([np.nan, -np.inf, np.inf])).tolist()[0] == -1
+    assert set(scale.shade(np.array([-np.inf, np.inf])).tolist()) == {0, chart.SHADES - 1}
+
+
+def test_an_unknown_statistic_is_refused_with_the_valid_ones():
+    with pytest.raises(RequestError, match=r"'brightness'.*kl_final_lens"):
+        chart.statistic("brightness")
+
+
+def test_default_gives_way_where_it_is_undefined():
+    assert chart.choose(TABLE, chart.DEFAULT).name == chart.DEFAULT
+    columns = {**TABLE.columns, "final_top1_logprob": np.full(len(TABLE), np.nan, np.float32)}
+    columns["final_top1_rank"] = np.full(len(TABLE), -1, np.int32)
+    bare = type(TABLE)(columns, TABLE.positions, TABLE.watched, TABLE.vocabulary, TABLE.provenance, TABLE.layers)
+    assert chart.choose(bare, chart.DEFAULT).name == "top1_probability"
+    assert chart.choose(bare, "final_top1_rank").name == "final_top1_rank"
+
+
+@pytest.mark.parametrize(("theme", "sign"), [("light", -1), ("dark", 1)])
+def test_ramps_are_ordered_by_luminance_alone_and_text_on_them_is_readable(theme, sign):
+    ramp = chart.ramp(theme)
+    luminance = np.array([1.05 / chart.contrast("#ffffff", colour) for colour in ramp])
+    assert len(ramp) == chart.SHADES
+    assert (sign * np.diff(luminance) > 0).all()
+    assert min(chart.contrast(colour, chart.ink(colour)) for colour in ramp) >= 4.5
+
+
+def test_contrast_is_that_of_wcag():
+    assert chart.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert chart.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+def test_numbers_are_written_with_their_unit():
+    write = lambda name, value: chart.written(chart.statistic(name), value)  # noqa: E731
+    assert write("probability", 0.9731) == "97.3 %"
+    assert write("probability", 1.0) == "100 %"
+    assert write("rank", 12345) == "12,345"
+    assert write("logprob", -0.5) == "−0.50 nats"
+    assert write("logit", 3.14159) == "3.14"
+    assert write("rank", np.nan) == "–"
+
+
+def test_labels_name_the_token_that_the_lens_reads_about():
+    rank = chart.statistic("rank")
+    assert [chart.label(rank, offset) for offset in (1, 0, 2, -1)] == [
+        "rank of the next token",
+        "rank of the input token",
+        "rank of the token +2",
+        "rank of the token −1",
+    ]
+    assert chart.label(chart.statistic("entropy"), 1) == "entropy in nats"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from view.sample import reading
+
+from midstream.errors import RequestError
+from midstream.view import plot
+
+SMALL, _ = reading(tokens=24, layers=3)
+WIDE, _ = reading(tokens=60, layers=3)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_the_ending_chooses_the_format_and_the_same_reading_gives_the_same_bytes(tmp_path, ending, magic):
+    path = tmp_path / f"read.{ending}"
+    plot.save(SMALL, path)
+    first = path.read_bytes()
+    assert first.startswith(magic)
+    plot.save(SMALL, path)
+    assert path.read_bytes() == first
+
+
+def test_cells_carry_tokens_up_to_a_width_and_beyond_it_none():
+    glyphs = lambda table: plot.render(table, "svg").count(b"<!-- ")  # noqa: E731  one comment for each drawn text
+    assert glyphs(SMALL) > SMALL.layers * 24
+    assert glyphs(WIDE) < 2 * 60 + 60
+
+
+def test_hostile_tokens_are_text_in_the_figure():
+    table, _ = reading(tokens=40, layers=1)
+    drawn = plot.render(table, "svg").decode()
+    assert not re.search(r"<script|<img", drawn)
+    letters = re.search(r"<!-- \$x\^2\$ -->(.*?)<!--", drawn, re.DOTALL)[1].count("<use")
+    assert letters == len("$x^2$")  # a dollar sign is drawn as one and begins no formula
+
+
+@pytest.mark.parametrize("name", ["read.gif", "read"])
+def test_an_unknown_ending_is_refused_and_leaves_nothing(tmp_path, name):
+    with pytest.raises(RequestError, match=r"expected one of svg, png, pdf"):
+        plot.save(SMALL, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_a_sentence(tmp_path):
+    with pytest.raises(RequestError):
+        plot.save(SMALL, tmp_path / "missing" / "read.svg")
+
+
+def test_an_unknown_statistic_is_refused_before_anything_is_drawn():
+    with pytest.raises(RequestError, match="unknown statistic"):
+        plot.render(SMALL, "svg", statistic="nope")
+
+
+def test_drawing_says_nothing(capfd):
+    plot.render(SMALL, "png")
+    assert capfd.readouterr() == ("", "")
