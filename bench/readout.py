@@ -72,11 +72,13 @@ def seconds(act: Callable[[], Any]) -> float:
 
 
 def times(streams: Streams, repeats: int) -> None:
-    """A line a way: best of ``repeats`` taken in turn, its multiple of the products, and the memory it takes."""
+    """A line a way: best of ``repeats`` taken in turn, its multiple of the products, and the memory of its first call.
+
+    The first call compiles, and rounds the weights for ``fast``: what it takes is kept, and later calls take no more.
+    """
     ways = {"midstream exact": lambda: streams.read("exact"), "midstream fast": lambda: streams.read("fast")}
     held: dict[str, float] = {}
     for name, act in ways.items():
-        act()  # compiles, and rounds the weights
         forget_peak()
         before = memory("VmRSS")
         act()

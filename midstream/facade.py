@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Unpack
 
 from midstream.lens.request import ReadOptions, Request, request
@@ -17,11 +18,12 @@ from midstream.view.chart import DEFAULT
 __all__ = ["Reading", "load", "read"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading(ReadingTable):
     """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
 
-    In a notebook it displays itself as the interactive grid.
+    In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
+    for the curves of the tokens that lead; a copy that was pickled does without.
     """
 
     _model: Model | None = field(default=None, repr=False, compare=False)
@@ -66,8 +68,13 @@ class Reading(ReadingTable):
 
         return fragment(self, tracks=self._tracks())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the model, which may be large and cannot always be pickled."""
+        return self.__dict__ | {"_model": None, "_request": None}
+
     def _tracks(self) -> dict[str, Array] | None:
-        if self._model is None or self._request is None:
+        whole = len(self) % len(self.positions["position"]) == 0  # not so once rows were picked
+        if self._model is None or self._request is None or not whole:
             return None
         return tracks(self._model, self, self._request)
 
@@ -91,7 +98,9 @@ def read(
     """
     wanted = request(model, options)
     encoded = encode(model, text, messages, special=options.get("special", False))
-    shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    table = read_text(model, encoded, wanted, command=f"midstream.read({shown})")
+    shown = {"text" if messages is None else "messages": shorten(repr(text if messages is None else messages), 200)}
+    shown |= {name: shorten(repr(value), 200) for name, value in options.items()}
+    call = ", ".join(f"{name}={value}" for name, value in shown.items())
+    table = read_text(model, encoded, wanted, command=f"midstream.read(model, {call})")
     plain: dict[str, Any] = {entry.name: getattr(table, entry.name) for entry in fields(ReadingTable)}
     return Reading(**plain, _model=model, _request=wanted)

@@ -51,7 +51,7 @@ READING: tuple[Column, ...] = (
     Column("input_rank", "int32", True, "", "rank of the token read at this position"),
     Column("input_logprob", "float32", True, "nats", "log-probability of that token"),
     Column("kl_input_lens", "float32", True, "nats", "KL(this lens's reading at layer 0 || this reading)"),
-    Column("top_ids", "int32[]", False, "", "best tokens first; equal logits by smaller id"),
+    Column("top_ids", "int32[]", True, "", "best tokens first; equal logits by smaller id"),
     Column("top_logprobs", "float32[]", True, "nats", "their log-probabilities"),
 )
 """The columns of a reading: one row per document, lens, site, layer and position, in this order."""
@@ -86,9 +86,9 @@ class Provenance:
     Attributes:
         model: the name the user gave.
         identity: sha256 of what the model is (config, tokenizer, tensors as stored).
-        circumstances: engine, versions, dtype, device, threads.
+        circumstances: engine, versions, dtype, device, threads, how the weights were stored.
         lenses: lens name -> hash of its file, or ``""`` for lenses that need none.
-        corpus: sha256 of the text.
+        corpus: sha256 of what was read: the decimal token ids with blanks between them.
         seed: seed of every random draw, ``None`` where nothing was drawn.
         command: what was typed or called.
         time: UTC, ISO 8601.
@@ -129,7 +129,7 @@ class Estimate:
     largest_share: float = float("nan")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadingTable:
     """Readings as columns, with what is needed to label and reproduce them.
 
@@ -166,7 +166,7 @@ class ReadingTable:
         """One JSON document: ``{"schema", "provenance", "columns"}``; undefined is null; ``top_tokens`` are added."""
         columns = {column.name: as_list(self.columns[column.name]) for column in READING}
         top = self.columns["top_ids"].tolist()
-        columns["top_tokens"] = [[self.vocabulary[i] for i in row] for row in top]
+        columns["top_tokens"] = [[self.vocabulary.get(i) for i in row] for row in top]
         document = {"schema": SCHEMA, "provenance": asdict(self.provenance), "columns": columns}
         if len(self.watched["watch_id"]):
             watched = {column.name: as_list(self.watched[column.name]) for column in WATCHED}

@@ -82,3 +82,8 @@ def test_every_column_is_documented():
     text = (ROOT / "docs" / "statistics.md").read_text()
     missing = [column.name for column in READING if f"`{column.name}`" not in text]
     assert not missing
+
+
+def test_readme_counts_the_models_as_the_walk_did():
+    read, of = re.search(r"(\d+) of (\d+) are read", (ROOT / "docs" / "models.md").read_text()).groups()
+    assert f"{read} of the {of} causal families" in (ROOT / "README.md").read_text()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 import midstream as ms
@@ -62,3 +64,35 @@ def test_views_are_written(tiny, tmp_path, monkeypatch, capsys):
     reading.save("read.parquet")
     assert "<" in reading._repr_html_()
     assert {path.suffix for path in tmp_path.iterdir()} == {".html", ".svg", ".parquet"}
+
+
+def test_a_page_of_a_model_that_changed_is_refused(tiny_folder):
+    model = ms.load(tiny_folder)
+    reading = ms.read(model, "The capital of France is Paris", every=10)
+    reading.html()
+    model.module.get_input_embeddings().weight.data.mul_(-1.5)
+    with pytest.raises(RequestError, match="has changed"):
+        reading.html()
+
+
+def test_a_picked_and_a_pickled_reading_still_show(tiny):
+    reading = ms.read(tiny, "The capital of France is Paris", every=10)
+    copy = pickle.loads(pickle.dumps(reading))
+    assert copy._model is None
+    assert (copy.columns["rank"] == reading.columns["rank"]).all()
+    assert "<" in copy.html()
+    few = reading.pick(reading.columns["position"] < 5)
+    assert "<" in few.html()
+
+
+def test_wrong_options_are_named(tiny):
+    with pytest.raises(RequestError, match=r"'layer'.*layers"):
+        ms.read(tiny, "a king was", layer=[3])
+    with pytest.raises(RequestError, match="no whole number"):
+        ms.read(tiny, "a king was", layers="3")
+    with pytest.raises(RequestError, match="leave --special out"):
+        ms.read(tiny, messages=[{"role": "user", "content": "a king"}], special=True)
+    one = ms.read(tiny, "a king was", layers=3, watch=" Paris")
+    assert set(one.columns["layer"]) == {3}
+    assert set(one.watched["watch_id"]) == {tiny.tokenizer.single(" Paris")}
+    assert "a king was" in one.provenance.command

@@ -24,11 +24,12 @@ def anatomy(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in found.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(f"[bold]{name}[/bold]", shown or "none")
+        table.add_row(Text(name, style="bold"), Text(shown or "none"))
     Console().print(table)
 
 
@@ -49,7 +50,7 @@ def _described(model: Any) -> dict[str, Any]:
         "layers": f"0 to {parts.layers} ({parts.layers} blocks)",
         "width": parts.width,
         "vocabulary": parts.vocabulary,
-        "context read": model.context,
+        "context": model.context,
         "input embedding": place(parts.embedding),
         "blocks": f"{place(parts.blocks[0])} to {place(parts.blocks[-1])}",
         "final norm": place(parts.final_norm),

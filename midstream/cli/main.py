@@ -23,11 +23,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except MidstreamError as error:
-            print(f"midstream: {error}", file=sys.stderr)
+            print(f"midstream: {_harmless(str(error))}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            print("midstream: interrupted; nothing was written.", file=sys.stderr)
+            print("midstream: interrupted.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _harmless(text: str) -> str:
+    """The text of an error with control characters spelled out: part of it may come from a hostile file."""
+    return "".join(char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 app = typer.Typer(
@@ -57,11 +62,3 @@ def about(
 
 app.command()(read)
 app.command()(anatomy)
-
-
-def main() -> None:
-    """What the command ``midstream`` runs."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LONG = 256
 """Tokens from which on progress is shown."""
 
+MOST_LAYERS = 10_000
+"""Layers that a range may name; no model has as many."""
+
 Format = Literal["grid", "json", "csv"]
 
 
@@ -67,7 +70,7 @@ def read(
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
     from midstream.lens.request import request
-    from midstream.run.text import encode
+    from midstream.run.text import check_page, encode
 
     wanted = request(
         loaded,
@@ -85,6 +88,8 @@ def read(
     messages = [{"role": "user", "content": given}] if chat else None
     encoded = encode(loaded, None if chat else given, messages, special=special)
     printed = output or (None if out else "grid")
+    if html:
+        check_page(encoded, wanted)
     if printed or html or plot:
         table = _whole(loaded, encoded, wanted)
         _write(table, out)
@@ -124,7 +129,10 @@ def _layers(given: str) -> list[int]:
     for piece in given.split(","):
         first, dash, last = piece.strip().partition("-") if piece.strip()[:1] != "-" else (piece.strip(), "", "")
         try:
-            layers += range(int(first), int(last) + 1) if dash else [int(first)]
+            found = range(int(first), int(last if dash else first) + 1)
+            if len(found) > MOST_LAYERS:
+                raise ValueError
+            layers += found
         except ValueError:
             raise RequestError(f"layers {given!r}: expected numbers and ranges such as 0,8,16 or 0-8,30.") from None
     return layers

@@ -29,6 +29,9 @@ from midstream.stream.capture import capture_sites
 CHUNK = 256
 """Positions whose stream is held at once: 18 MB for the default model; more is no faster."""
 
+READERS = {"output": output_reader, "input": input_reader}
+"""What makes the reader that a lens names."""
+
 Place = tuple[int, str]
 Progress = Callable[[int], None]
 
@@ -67,15 +70,15 @@ def read_chunks(
     if named is None:
         named = np.tile(np.asarray(request.watch, dtype=np.int64), (len(encoded.ids), 1))
     document = Document(torch.tensor(encoded.ids, dtype=torch.int64), torch.from_numpy(named))
-    readers = {"output": output_reader, "input": input_reader}
+    kinds = {lens.reader for lens in request.lenses}
+    readers = {kind: make(model.anatomy) for kind, make in READERS.items() if kind in kinds}
     lenses = sorted(request.lenses, key=lambda lens: list(readers).index(lens.reader))
     for chunk in _chunks(model, document.ids, request):
         parts: list[Part] = []
-        for kind, make in readers.items():
+        for kind, reader in readers.items():
             group = [lens for lens in lenses if lens.reader == kind]
-            if group:
-                rows = _Rows(make(model.anatomy), document, chunk, request, model.anatomy.layers)
-                parts += rows.read(group, keep=group[-1] is not lenses[-1])
+            rows = _Rows(reader, document, chunk, request, model.anatomy.layers)
+            parts += rows.read(group, keep=group[-1] is not lenses[-1])
         parts.sort(key=lambda part: request.lenses.index(part.lens))
         yield table(model, encoded, chunk.window, range(chunk.first, chunk.stop), parts)
         if progress is not None:

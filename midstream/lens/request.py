@@ -23,18 +23,18 @@ class ReadOptions(TypedDict, total=False):
         every: keep every k-th of them, counted back from the last, which always stays.
         site: place in the block, several, or ``"all"``; default ``"resid_post"``.
         top_k: best tokens kept per row; default 10.
-        watch: texts of single tokens to follow at every layer.
+        watch: text of a single token to follow at every layer, or several.
         precision: ``"exact"`` (float32 products) or ``"fast"`` (8-bit screening, float32 decides).
         special: parse special tokens such as ``<|im_end|>`` in the text; default off.
         seed: of every random draw, kept in the provenance; the built-in lenses draw nothing.
     """
 
     lens: str | Lens | Sequence[str | Lens]
-    layers: Iterable[int] | None
+    layers: int | Iterable[int] | None
     every: int
     site: str | Sequence[str]
     top_k: int
-    watch: Sequence[str]
+    watch: str | Sequence[str]
     precision: Precision
     special: bool
     seed: int | None
@@ -66,6 +66,8 @@ class Request:
 
 def request(model: Model, options: ReadOptions) -> Request:
     """The checked request. Raises RequestError, naming the valid choices, for anything the model does not have."""
+    if unknown := set(options) - set(ReadOptions.__annotations__):
+        raise choices("option", min(unknown), ReadOptions.__annotations__)
     last = model.anatomy.layers
     sites = _sites(model, options.get("site", "resid_post"))
     layers = _layers(options.get("layers"), last, options.get("every", 1))
@@ -80,7 +82,9 @@ def request(model: Model, options: ReadOptions) -> Request:
     precision = options.get("precision", "exact")
     if precision not in get_args(Precision):
         raise choices("precision", precision, get_args(Precision))
-    watch = tuple(dict.fromkeys(model.tokenizer.single(text) for text in options.get("watch", ())))
+    watched = options.get("watch", ())
+    watched = [watched] if isinstance(watched, str) else watched
+    watch = tuple(dict.fromkeys(model.tokenizer.single(text) for text in watched))
     return Request(_lenses(options.get("lens", "logit")), layers, sites, top_k, watch, precision, options.get("seed"))
 
 
@@ -89,6 +93,8 @@ def _lenses(given: str | Lens | Sequence[str | Lens]) -> tuple[Lens, ...]:
     if not listed:
         raise RequestError("no lens given: name at least one, for example 'logit'.")
     lenses = [lens if isinstance(lens, Lens) else built_in(lens) for lens in listed]
+    if far := [lens for lens in lenses if lens.offset > 1]:
+        raise RequestError(f"lens {far[0].name!r} is about the token {far[0].offset} ahead: expected at most 1.")
     names = [lens.name for lens in lenses]
     if len(set(names)) < len(names):
         raise RequestError(f"two lenses of one name among {', '.join(names)}: each lens of a reading needs its own.")
@@ -107,11 +113,15 @@ def _sites(model: Model, given: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(site for site in available if site in listed)
 
 
-def _layers(given: Iterable[int] | None, last: int, every: int) -> tuple[int, ...]:
+def _layers(given: int | Iterable[int] | None, last: int, every: int) -> tuple[int, ...]:
     if every < 1:
         raise RequestError(f"every {every}-th layer: expected a stride of 1 or more.")
+    listed = range(last + 1) if given is None else [given] if isinstance(given, int) else list(given)
+    # a user's types are checked by nobody
+    if wrong := [layer for layer in listed if not isinstance(layer, int)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"layer {wrong[0]!r} is no whole number: expected some of 0 to {last}.")
     layers: set[int] = set()
-    for layer in range(last + 1) if given is None else given:
+    for layer in listed:
         if not -last - 1 <= layer <= last:
             raise RequestError(f"unknown layer {layer}: this model has layers 0 to {last}.")
         layers.add(layer % (last + 1))

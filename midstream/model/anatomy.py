@@ -16,8 +16,8 @@ from midstream.model.observe import PREFIX, Event, Observation, observe
 
 Tied = Literal["same tensor", "equal values", "different"]
 
-ORDER = ("resid_mid", "attn_out", "mlp_out", "resid_post")
-"""The sites a block can have."""
+ORDER = ("attn_out", "resid_mid", "mlp_out", "resid_post")
+"""The sites a block can have, in the order in which they are computed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Anatomy:
         logit_scale: s of ``z = cap(s (W x + b))``, x after the final norm.
         soft_cap: c of ``cap(z) = c tanh(z / c)``; ``None``: none.
         tied: how the input and the output embedding relate.
-        sites: those this family has; only ``resid_post`` exists at layer 0.
+        sites: those this family has, in that order; only ``resid_post`` exists at layer 0.
         taps: ``taps[l - 1][site]`` for block l.
         exceptions: what ``families.py`` says about the family.
     """
@@ -112,10 +112,11 @@ def find(module: nn.Module, config: Any) -> Anatomy:
         raise ModelError(f"midstream does not read {name} models: {special.refused}.")
     embedding, unembedding = _ends(module, name)
     width, vocabulary = _weight(unembedding).shape[1], _weight(embedding).shape[0]
-    if (stream := getattr(_text(config), "hidden_size", width)) != width:
+    if (stream := getattr(text_config(config), "hidden_size", width)) != width:
         raise ModelError(f"{name}: a projection stands between the stream ({stream}) and the embeddings ({width}).")
     seen = observe(module, config, width=width, vocabulary=vocabulary)
     blocks = _blocks(seen, module, name)
+    _check_dtypes(blocks, name)
     trunk = _trunk(seen, module, [embedding, *blocks])
     _check_causal(seen, blocks[-1], name)
     final_norm, scale, cap = _output(seen, blocks[-1], unembedding, _soft_cap(config), name)
@@ -201,6 +202,21 @@ def _blocks(seen: Observation, module: nn.Module, name: str) -> list[nn.Module]:
     return min(chains, key=lambda chain: chain[:2])[2]
 
 
+def _check_dtypes(blocks: list[nn.Module], name: str) -> None:
+    wrong = {p.dtype for block in blocks for p in block.parameters()} - {
+        torch.float32,
+        torch.float64,
+        torch.bfloat16,
+        torch.float16,
+    }
+    if wrong:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))
+        raise ModelError(
+            f"{name}: weights of its blocks are {found}; expected float32, bfloat16 or float16: load the model "
+            "without quantisation, or dequantise it before passing it."
+        )
+
+
 def _chain_fault(seen: Observation, members: Iterable[nn.Module]) -> str:
     """What keeps these modules from being a chain; empty if they are one."""
     previous: Event | None = None
@@ -234,10 +250,10 @@ def _check_causal(seen: Observation, last: nn.Module, name: str) -> None:
 
 
 def _soft_cap(config: Any) -> float | None:
-    return next((float(v) for v in (getattr(_text(config), name, None) for name in SOFT_CAP_FIELDS) if v), None)
+    return next((float(v) for v in (getattr(text_config(config), name, None) for name in SOFT_CAP_FIELDS) if v), None)
 
 
-def _text(config: Any) -> Any:
+def text_config(config: Any) -> Any:
     """The part of a config that describes the language model."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 

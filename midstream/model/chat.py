@@ -1,4 +1,8 @@
-"""Messages through a model's chat template, with the template's tokens told apart from the messages' own."""
+"""Messages through a model's chat template, with the template's tokens told apart from the messages' own.
+
+A chat template is a program by the model's author. It runs in jinja's immutable sandbox, out of reach of files and
+Python, but without limits on time and memory: a hostile one can take all of both.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ from midstream.record import Kind
 
 ROLES = ("system", "user", "assistant", "tool")
 _MOST = 1 << 20
-"""Characters of the longest template that is run, and of the longest text that it may repeat."""
+"""Characters of the longest template that is run."""
 
 
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, reply: bool = True) -> Encoded:
     """Token ids of messages in the model's chat template.
 
-    A message's content is ordinary text: ``<|im_end|>`` in it is not the control token.
+    A message's content is ordinary text: ``<|im_end|>`` in it is not the control token. The template is code of the
+    model's author, run in a sandbox without limits on time and memory.
 
     Args:
         messages: each with ``role`` (one of ``ROLES``) and ``content``.
@@ -106,20 +111,8 @@ def _by_pieces(tokenizer: Tokenizer, text: str, owned: list[bool]) -> tuple[list
 def _compiled(tokenizer: Tokenizer, reply: bool) -> Any:
     """The template as a function of messages; set up as in transformers, which templates are written for."""
     from jinja2 import TemplateError
-    from jinja2.exceptions import SecurityError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """Without text repeated until memory is full."""
-
-        intercepted_binops = frozenset({"*", "**"})
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            numbers = [value for value in (left, right) if isinstance(value, int | float)]
-            if len(numbers) < 2 or operator == "**" or max(map(abs, numbers)) > _MOST:
-                raise SecurityError(f"it computes {operator!r} of more than small numbers")
-            return super().call_binop(context, operator, left, right)
 
     def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
@@ -133,7 +126,7 @@ def _compiled(tokenizer: Tokenizer, reply: bool) -> Any:
         except Exception as error:  # a template is a program: it may raise anything
             raise RequestError(f"the model's chat template refuses the messages: {str(error)[:300]}") from error
 
-    sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     own: dict[str, Any] = {"raise_exception": refuse, "strftime_now": now}
     sandbox.globals.update(own)
     try:

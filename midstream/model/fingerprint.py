@@ -62,7 +62,7 @@ class Fingerprint:
 
     Attributes:
         identity: sha256 in hex over config, tokenizer and tensors as stored.
-        circumstances: engine, versions, dtype and device, by name.
+        circumstances: engine, versions, dtype, device and how the weights were stored, by name.
     """
 
     identity: str
@@ -98,11 +98,16 @@ def identity_of_module(module: nn.Module, config: Mapping[str, Any], tokenizer: 
     return _digest(config, tokenizer, tensors)
 
 
-def circumstances(engine: str, *, dtype: Any, device: Any) -> dict[str, str]:
-    """What may change a model's numbers a little: engine, versions, dtype, device."""
+def circumstances(engine: str, *, dtype: Any, device: Any, weights: str = "") -> dict[str, str]:
+    """What may change a model's numbers a little, or says how good they are.
+
+    Args:
+        weights: the types in which the tensors were stored, such as ``Q4_1 x210, F32 x61``; empty if unknown.
+    """
     packages = ["midstream", "torch", *(["transformers"] if engine == "transformers" else [])]
     versions = {name: _version(name) for name in packages}
-    return {"engine": engine, **versions, "dtype": str(dtype).removeprefix("torch."), "device": str(device)}
+    made = {"engine": engine, **versions, "dtype": str(dtype).removeprefix("torch."), "device": str(device)}
+    return made | ({"weights": weights} if weights else {})
 
 
 def _digest(config: Mapping[str, Any], tokenizer: str, tensors: list[str]) -> str:

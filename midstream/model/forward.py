@@ -57,8 +57,16 @@ def positions_of(ids: Tensor, mask: Tensor | None, past: int) -> Tensor:
 
 
 def call(module: nn.Module, ids: Tensor, arguments: Mapping[str, Any]) -> Any:
-    """Call a trunk or a whole model with those of ``arguments`` that its forward takes, ``None`` left out."""
+    """Call a trunk or a whole model with those of ``arguments`` that its forward takes, ``None`` left out.
+
+    Raises:
+        ModelError: if padding stands before text and the forward takes no mask, so that it would read it as text.
+            Padding after a text needs no mask: no model that is read here sees later tokens.
+    """
     taken = inspect.signature(module.forward).parameters
+    mask = arguments.get("attention_mask")
+    if mask is not None and "attention_mask" not in taken and bool((mask[:, 1:] > mask[:, :-1]).any()):
+        raise ModelError(f"{type(module).__name__} takes no attention_mask: pad its texts on the right only.")
     given = {name: value for name, value in arguments.items() if value is not None and name in taken}
     return module(input_ids=ids, **given)
 

@@ -13,9 +13,14 @@ import numpy.typing as npt
 
 from midstream.errors import ModelError
 from midstream.model.gguf_file import GGUFFile, read_gguf
+from midstream.model.plain_config import plain_config
+from midstream.model.stored import Entry, Stored, counted, fitted
 
 GGUF_ARCHITECTURES = ("llama", "gpt2", "qwen2")
 """Values of ``general.architecture`` that midstream converts itself."""
+
+WEIGHTS = "gguf_weights"
+"""Field of a converted ``config.json``: the types that the tensors have in the file, in words."""
 
 _TOP = {
     "token_embd.weight": "embed_tokens.weight",
@@ -48,39 +53,47 @@ _BLOCK_GPT2 = {
 }
 """ggml's names of a block's parts -> Hugging Face's."""
 
-_KNOWN_FIELDS = (
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "vocab_size",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "attention.layer_norm_epsilon",
-    "attention.causal",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "tensor_data_layout",
-)
+_NUMBERS: dict[str, Any] = {
+    "block_count": int,
+    "context_length": int,
+    "embedding_length": int,
+    "feed_forward_length": int,
+    "vocab_size": int,
+    "attention.head_count": int,
+    "attention.head_count_kv": int,
+    "attention.key_length": int,
+    "attention.value_length": int,
+    "attention.layer_norm_rms_epsilon": int | float,
+    "attention.layer_norm_epsilon": int | float,
+    "rope.freq_base": int | float,
+    "rope.dimension_count": int,
+}
+_KNOWN_FIELDS = (*_NUMBERS, "attention.causal", "tensor_data_layout")
 """Any other field of an architecture (scaled positions, experts, ...) may change the function, so it is refused."""
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Writes ``config.json``, ``model.safetensors``, ``tokenizer.json`` and its config into ``folder``.
 
-    Tensors are dequantised to float32 one at a time. Raises ModelError if the file is damaged or of a kind that
-    midstream does not convert.
+    Tensors are dequantised to float32 one at a time, after everything else has been checked. Raises ModelError, naming
+    the file, if it is damaged or of a kind that midstream does not convert.
     """
+    from gguf.constants import GGMLQuantizationType
+
     from midstream.model.gguf_tokenizer import tokenizer_from_gguf
 
     file = read_gguf(path)
     config = gguf_config(file)
     names = _names(file, config)
+    try:
+        plain_config(config)
+        backend, tokenizer_config = tokenizer_from_gguf(file.fields)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    shapes = _shapes(file, names, config)
+    fitted(Stored(path, config, (), {names[name]: Entry(path, "F32", shape) for name, shape in shapes.items()}))
     write_tensors(folder / "model.safetensors", file, names, config)
-    backend, tokenizer_config = tokenizer_from_gguf(file.fields)
+    config[WEIGHTS] = counted(GGMLQuantizationType(tensor.kind).name for tensor in file.tensors.values())
     backend.save(str(folder / "tokenizer.json"), pretty=False)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -106,9 +119,7 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
             f"{file.path} is of architecture {kind!r}; expected one of {', '.join(GGUF_ARCHITECTURES)}. "
             "Load the original model by its hub name or folder instead."
         )
-    fields = {
-        name.removeprefix(f"{kind}."): value for name, value in file.fields.items() if name.startswith(f"{kind}.")
-    }
+    fields = _fields(file, kind)
     unknown = [name for name in fields if name not in _KNOWN_FIELDS]
     unknown += [name for name in ("rope_freqs.weight",) if name in file.tensors]
     if unknown:
@@ -121,13 +132,27 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
     except KeyError as error:
         raise ModelError(f"{file.path} lacks {error.args[0]!r}, which a {kind} model needs.") from error
     for name in ("bos", "eos"):
-        config[f"{name}_token_id"] = file.fields.get(f"tokenizer.ggml.{name}_token_id")
+        index = file.fields.get(f"tokenizer.ggml.{name}_token_id")
+        config[f"{name}_token_id"] = index if isinstance(index, int) else None
     return config | {"dtype": "float32", "tie_word_embeddings": "output.weight" not in file.tensors}
+
+
+def _fields(file: GGUFFile, kind: str) -> dict[str, Any]:
+    """What a file says of its architecture; ModelError unless all numbers are positive ones."""
+    found = {name.removeprefix(f"{kind}."): value for name, value in file.fields.items() if name.startswith(f"{kind}.")}
+    for name in found.keys() & _NUMBERS.keys():
+        value, expected = found[name], _NUMBERS[name]
+        if isinstance(value, bool) or not isinstance(value, expected) or not 0 < value < 1e12:
+            what = "whole number" if expected is int else "number"
+            raise ModelError(f"{file.path} has {name} = {repr(value)[:80]}; expected a positive {what}.")
+    return found
 
 
 def _llama_config(kind: str, fields: Mapping[str, Any], file: GGUFFile) -> dict[str, Any]:
     d, heads = fields["embedding_length"], fields["attention.head_count"]
-    head_dim = fields.get("attention.key_length", d // max(heads, 1) if isinstance(heads, int) else None)
+    head_dim = fields.get("attention.key_length", d // heads)
+    if head_dim % 2:
+        raise ModelError(f"{file.path} has heads of width {head_dim}; expected an even number: positions turn pairs.")
     for name in ("rope.dimension_count", "attention.value_length"):
         if fields.get(name, head_dim) != head_dim:
             raise ModelError(f"{file.path} has {name} = {fields[name]}, expected its head width, {head_dim}.")
@@ -187,9 +212,7 @@ def _names(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, str]:
 
 def write_tensors(path: Path, file: GGUFFile, names: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Writes the tensors as float32 safetensors, one at a time, so that only the largest is ever held."""
-    shapes = {name: file.tensors[name].shape for name in names}
-    if config["model_type"] == "gpt2":  # GPT-2's checkpoints have their maps the other way round
-        shapes = {name: shape[::-1] if _transposed(name, shape) else shape for name, shape in shapes.items()}
+    shapes = _shapes(file, names, config)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, hf_name in names.items():
@@ -201,6 +224,14 @@ def write_tensors(path: Path, file: GGUFFile, names: Mapping[str, str], config: 
         out.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             out.write(np.ascontiguousarray(_as_hf(file, name, config), "<f4").data)
+
+
+def _shapes(file: GGUFFile, names: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes in Hugging Face's checkpoints, by the file's names."""
+    shapes = {name: file.tensors[name].shape for name in names}
+    if config["model_type"] == "gpt2":  # GPT-2's checkpoints have their maps the other way round
+        shapes = {name: shape[::-1] if _transposed(name, shape) else shape for name, shape in shapes.items()}
+    return shapes
 
 
 def _as_hf(file: GGUFFile, name: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -224,7 +255,6 @@ def _unpermute(values: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.fl
     llama.cpp turns neighbouring pairs of a head's coordinates, Hugging Face pairs i with i + c/2, so its converter
     interleaves the two halves of every head (``LlamaModel.permute`` in convert_hf_to_gguf.py); this undoes it.
     """
-    rows = values.shape[0]
-    if rows % (2 * heads):
-        raise ModelError(f"a GGUF tensor has {rows} rows, which are no pairs in {heads} heads: the file is damaged.")
-    return values.reshape(heads, rows // heads // 2, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+    return (
+        values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+    )

@@ -89,12 +89,12 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> tuple[Backend, dict[str, A
 
 def _pre_tokenizer(fields: Mapping[str, Any]) -> PreTokenizer:
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if model != "gpt2":
+    if not isinstance(model, str) or model != "gpt2":
         raise ModelError(
             f"the GGUF's tokenizer is of kind {model!r}; expected 'gpt2' (byte-level BPE). "
             "Load the original model by its hub name or folder instead."
         )
-    if pre not in PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise ModelError(
             f"the GGUF's tokenizer has the pre-tokenizer {pre!r}; expected one of {', '.join(PRE_TOKENIZERS)}. "
             "Load the original model by its hub name or folder instead."
@@ -121,7 +121,10 @@ def _backend(vocabulary: dict[str, int], merges: list[Any], pre: PreTokenizer) -
 def _add_special(backend: Backend, tokens: list[str], kinds: Any) -> None:
     from tokenizers import AddedToken
 
-    marked = [(token, int(kind)) for token, kind in zip(tokens, kinds, strict=False)]
+    try:
+        marked = [(token, int(kind)) for token, kind in zip(tokens, kinds, strict=False)]
+    except (TypeError, ValueError) as error:
+        raise ModelError("the GGUF's tokenizer has token types that are no numbers: the file is damaged.") from error
     backend.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t, kind in marked if kind == _CONTROL]
     )
@@ -134,8 +137,8 @@ def _add_ends(
     """Begin and end tokens that the model's own tokenizer puts around a text."""
     from tokenizers import processors
 
-    add_bos = fields.get("tokenizer.ggml.add_bos_token", pre.bos)
-    add_eos = fields.get("tokenizer.ggml.add_eos_token", False)
+    add_bos = fields.get("tokenizer.ggml.add_bos_token", pre.bos) is True
+    add_eos = fields.get("tokenizer.ggml.add_eos_token") is True
     before, after = ends[0] if add_bos else None, ends[1] if add_eos else None
     used = [token for token in (before, after) if token is not None]
     if used:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from midstream.errors import ModelError, RequestError, choices
-from midstream.model.anatomy import find
+from midstream.model.anatomy import find, text_config
 from midstream.model.bundled import NAME, bundled
 from midstream.model.cache import file_sha256, sealed_folder
 from midstream.model.fingerprint import Fingerprint, circumstances, identity_of_files, identity_of_module
@@ -22,15 +21,26 @@ from midstream.model.placement import checked_device, checked_dtype, fitting_dty
 from midstream.model.plain import PlainLM
 from midstream.model.plain_config import is_plain
 from midstream.model.proof import prove
-from midstream.model.stored import Stored, load_plain, open_folder, refuse_pickle
+from midstream.model.stored import Stored, counted, load_plain, open_folder, refuse_pickle
 from midstream.model.tokenizer import Tokenizer
 
 ENGINES = ("plain", "transformers")
-LONGEST = 2048
-"""Tokens of the longest window that a model is read with, whatever its own context is."""
+_UNSTATED = 2048
+"""Context of a model whose config does not say."""
+_CONTEXTS = (
+    "max_position_embeddings",
+    "max_target_positions",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "context_length",
+)
+"""Names that configs have for the context."""
 PROBE = "The Eiffel Tower, built in 1889, is located in the city of Paris."
 """The text on which the anatomy is proved."""
-_FORMAT = 1
+_FORMAT = 2
 """Version of what is kept of a .gguf; raise it when the conversion changes."""
 
 
@@ -42,6 +52,7 @@ class _Loaded:
     tokenizer: Tokenizer
     engine: Engine
     identity: str
+    weights: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -65,7 +76,8 @@ def load(
 
     Args:
         name: None for ``$MIDSTREAM_MODEL`` or else the bundled default; a ``.gguf`` file; a folder with ``config.json``
-            and safetensors; a hub name; or a loaded ``(module, tokenizer)`` pair.
+            and safetensors; a hub name; or a loaded ``(module, tokenizer)`` pair, whose module is put into eval mode
+            and stays in it.
         engine: ``plain`` or ``transformers``; None takes plain where it can.
         device: ``cpu`` (the default), ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is float32 unless that takes over half the free memory.
@@ -109,19 +121,19 @@ def _named(name: str, wish: _Wish) -> _Loaded:
 
 def _gguf(path: Path, wish: _Wish) -> _Loaded:
     """A ``.gguf``, through the folder that it is converted to once; its own hash stands for all that it holds."""
-    from midstream.model.gguf_model import convert_gguf
+    from midstream.model.gguf_model import WEIGHTS, convert_gguf
 
     sha256 = file_sha256(path)
     folder = sealed_folder(f"gguf/{sha256}-{_FORMAT}", lambda work: convert_gguf(path, work))
-    return _folder(open_folder(folder), wish, identity=identity_of_files({}, "", [path]))
+    stored = open_folder(folder)
+    loaded = _folder(stored, wish, identity=identity_of_files({}, "", [path]))
+    return replace(loaded, weights=str(stored.config.get(WEIGHTS, "")))
 
 
 def _folder(stored: Stored, wish: _Wish, *, identity: str | None = None) -> _Loaded:
     reason = is_plain(stored.config)
     if wish.engine == "plain" and reason:
         raise ModelError(f"the plain engine cannot run {stored.folder}: {reason}. Leave --engine out.")
-    if stored.config.get("is_encoder_decoder"):
-        raise ModelError(f"{stored.folder} is an encoder-decoder; midstream reads decoder-only language models.")
     dtype, note = (wish.dtype, None) if wish.dtype else fitting_dtype(stored.elements, stored.dtype, wish.device)
     definition = stored.folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(definition) if definition.is_file() else None
@@ -135,7 +147,8 @@ def _folder(stored: Stored, wish: _Wish, *, identity: str | None = None) -> _Loa
     else:
         module, engine = load_plain(stored, dtype=dtype, device=wish.device), "plain"
     identity = identity or identity_of_files(stored.config, tokenizer.identity, stored.files)
-    return _Loaded(module, tokenizer, engine, identity, (note,) if note else ())
+    weights = counted(entry.dtype for entry in stored.entries.values())
+    return _Loaded(module, tokenizer, engine, identity, weights, (note,) if note else ())
 
 
 def _hub(name: str, wish: _Wish) -> _Loaded:
@@ -193,12 +206,12 @@ def _model(name: str, loaded: _Loaded) -> Model:
     anatomy = find(module, getattr(module, "config", None))
     tokenizer.limit = anatomy.vocabulary
     weight = next(anatomy.blocks[0].parameters())
-    context = min(_context(_config_of(module)), LONGEST)
+    context = _context(getattr(module, "config", None))
     ids = tokenizer.encode(PROBE).ids[:context]
     if not ids:
         raise ModelError(f"the tokenizer of {name!r} makes no tokens of ordinary text: it is damaged.")
     proof = prove(module, anatomy, probe_ids=torch.tensor([ids], device=weight.device), dtype=weight.dtype)
-    made = circumstances(loaded.engine, dtype=weight.dtype, device=weight.device)
+    made = circumstances(loaded.engine, dtype=weight.dtype, device=weight.device, weights=loaded.weights)
     return Model(
         name=name,
         module=module,
@@ -212,13 +225,10 @@ def _model(name: str, loaded: _Loaded) -> Model:
     )
 
 
-def _context(config: Mapping[str, Any]) -> int:
-    """The longest window that a config allows, under the names that families have for it."""
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        found = config.get(name)
-        if isinstance(found, int) and found > 0:
-            return found
-    return LONGEST
+def _context(config: Any) -> int:
+    """The longest text that a config allows, under the names that families have for it."""
+    found = (getattr(text_config(config), name, None) for name in _CONTEXTS)
+    return next((tokens for tokens in found if isinstance(tokens, int) and tokens > 0), _UNSTATED)
 
 
 def _config_of(module: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Model:
         name: what the user asked for: a hub name, a path, the class of a live module, or the bundled model's own name.
         module: the causal language model, in eval mode, on ``device``.
         engine: which implementation runs the forward pass.
-        context: longest window in tokens the model is read with.
+        context: longest text in tokens that its config allows; 2048 where that does not say.
     """
 
     name: str

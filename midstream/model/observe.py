@@ -79,7 +79,9 @@ def observe(module: nn.Module, config: Any, *, width: int, vocabulary: int) -> O
     Raises:
         ModelError: if the model fails on plain token ids, or gives no logits.
     """
-    parameter = next(module.parameters())
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)  # quantised ones are not
+    if parameter is None:
+        raise ModelError(f"{type(module).__name__} has no floating-point weights: load it without quantisation.")
     ids = _probe(vocabulary, _marked_ids(config)).to(parameter.device)
     events: list[Event] = []
     calls: Counter[int] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,6 +12,18 @@ from midstream.errors import ModelError, RequestError, choices
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names that ``--dtype`` takes."""
+
+_GROUPS = Path("/sys/fs/cgroup")
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+"""Where a container's limit, use and statistics stand in cgroup v2 and v1, and what these call old page cache."""
 
 
 def checked_device(name: str) -> torch.device:
@@ -77,9 +90,19 @@ def free_memory(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         # what can be had without swapping: more than is free, since the page cache gives way
         found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")] or found
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-        found += [int(limit) - int(used)] if limit.isdigit() else []
     except (OSError, ValueError):
-        pass  # not Linux, or no container
-    return max(0, min(found))
+        pass  # not Linux
+    return max(0, min([*found, *_left_by_container()]))
+
+
+def _left_by_container() -> list[int]:
+    """Bytes up to the limit of this process's container; nothing where there is none."""
+    found: list[int] = []
+    for limit, used, statistics, old in _GROUP_FILES:
+        with suppress(OSError, ValueError):
+            most = int((_GROUPS / limit).read_text(encoding="ascii"))  # "max" where there is no limit
+            lines = (_GROUPS / statistics).read_text(encoding="ascii").splitlines()
+            # files read before count as used, and give way
+            cached = sum(int(line.split()[1]) for line in lines if line.startswith(f"{old} "))
+            found.append(most - int((_GROUPS / used).read_text(encoding="ascii")) + cached)
+    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "
 _MOST_HEADER = 100_000_000
 """Bytes that a safetensors header may have; the limit of the safetensors library."""
 _MOST_CONFIG = 10_000_000
+_MOST_DIMENSIONS = 8
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -85,6 +87,11 @@ def open_folder(folder: Path) -> Stored:
     return Stored(folder, config, files, entries)
 
 
+def counted(kinds: Iterable[str]) -> str:
+    """The types of tensors in words, the most frequent first: ``Q4_1 x210, F32 x61``."""
+    return ", ".join(f"{kind} x{count}" for kind, count in Counter(kinds).most_common())
+
+
 def refuse_pickle(path: Path) -> None:
     """Raises ModelError for a pickled checkpoint, which can run any program when it is opened."""
     if path.suffix in _PICKLES:
@@ -100,6 +107,23 @@ def load_plain(stored: Stored, *, dtype: torch.dtype, device: torch.device) -> P
     Raises:
         ModelError: if tensors are missing, unknown or of another shape than the config says.
     """
+    module, names = fitted(stored)
+    state = _tensors(stored, names, dtype, device)
+    module.load_state_dict(state, assign=True, strict=False)
+    config = plain_config(stored.config)
+    copied = config.tie_word_embeddings and "lm_head.weight" in names
+    if copied and torch.equal(module.lm_head.weight, module.get_input_embeddings().weight):
+        module.config = config
+    module.tie()
+    return module.requires_grad_(False).eval()
+
+
+def fitted(stored: Stored) -> tuple[PlainLM, dict[str, str]]:
+    """The plain model without its tensors, and its name for each -> the checkpoint's; reads no tensor.
+
+    Raises:
+        ModelError: as ``load_plain``.
+    """
     config = plain_config(stored.config)
     if config.num_hidden_layers > len(stored.entries):  # before a module is built for each of them
         raise ModelError(
@@ -114,12 +138,7 @@ def load_plain(stored: Stored, *, dtype: torch.dtype, device: torch.device) -> P
     if module.config.tie_word_embeddings:
         expected.pop("lm_head.weight")
     _check_shapes(stored, names, expected)
-    state = _tensors(stored, names, dtype, device)
-    module.load_state_dict(state, assign=True, strict=False)
-    if copied and torch.equal(module.lm_head.weight, module.get_input_embeddings().weight):
-        module.config = config
-    module.tie()
-    return module.requires_grad_(False).eval()
+    return module, names
 
 
 def _tensors(stored: Stored, names: Mapping[str, str], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -193,13 +212,8 @@ def _header(file: Path) -> dict[str, Entry]:
                 raise _damaged(file, f"it states a header of {size} bytes in a file of {length}")
             header = json.loads(opened.read(size))
         header.pop("__metadata__", None)
-        entries = {
-            name: Entry(file, value["dtype"], tuple(map(operator.index, value["shape"])))
-            for name, value in header.items()
-        }
+        entries = {name: _entry(file, value) for name, value in header.items()}
         ends = [value["data_offsets"][1] for value in header.values()]
-        if any(n < 0 for entry in entries.values() for n in entry.shape):
-            raise ValueError("a shape is no list of whole numbers")
         if max(ends, default=0) != length - 8 - size:
             raise _damaged(file, f"its tensors end at byte {max(ends, default=0)} of {length - 8 - size}")
     except OSError as error:
@@ -207,6 +221,19 @@ def _header(file: Path) -> dict[str, Entry]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise _damaged(file, f"its header is no list of tensors ({str(error)[:100]})") from error
     return entries
+
+
+def _entry(file: Path, stated: dict[str, Any]) -> Entry:
+    """One tensor of a header, if its shape and its dtype give the bytes it says it has."""
+    dtype, shape = stated["dtype"], stated["shape"]
+    if len(shape) > _MOST_DIMENSIONS or any(operator.index(n) < 0 for n in shape):
+        raise ValueError(f"a shape is no list of at most {_MOST_DIMENSIONS} whole numbers")
+    start, end = map(operator.index, stated["data_offsets"])
+    elements, size = math.prod(shape), end - start
+    # of other types, such as those of quantised models, only the least is known: half a byte a number
+    if elements * _DTYPES[dtype].itemsize != size if dtype in _DTYPES else elements > 2 * size:
+        raise ValueError(f"a tensor of type {dtype} has {elements} numbers in {size} bytes")
+    return Entry(file, dtype, tuple(shape))
 
 
 def _json(path: Path, most: int) -> dict[str, Any]:

@@ -76,14 +76,6 @@ class Tokenizer:
         return cls(backend, identity=hashlib.sha256(definition).hexdigest(), config=_config_beside(path))
 
     @classmethod
-    def from_gguf(cls, fields: Mapping[str, Any]) -> Tokenizer:
-        """From the metadata of a ``.gguf`` file. Raises ModelError for kinds that midstream does not know."""
-        from midstream.model.gguf_tokenizer import tokenizer_from_gguf
-
-        backend, config = tokenizer_from_gguf(fields)
-        return cls(backend, identity=_identity(backend), config=config)
-
-    @classmethod
     def from_transformers(cls, pretrained: Any) -> Tokenizer:
         """From a ``transformers`` tokenizer, which is copied: its own settings stay as they are."""
         from tokenizers import Tokenizer as Backend

@@ -40,8 +40,6 @@ def load_transformers(name_or_path: str, *, dtype: torch.dtype, device: torch.de
         ModelError: in one sentence why it cannot be loaded.
     """
     local = Path(name_or_path).is_dir()
-    if local:
-        _refuse_other_formats(Path(name_or_path))
     with _quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -49,6 +47,9 @@ def load_transformers(name_or_path: str, *, dtype: torch.dtype, device: torch.de
         try:
             config = AutoConfig.from_pretrained(name_or_path, **given)
             _refuse_kind(name_or_path, config)
+            # either may name code on the hub; the library's own choice never does. Set for the configs inside it too
+            for choice in ("_attn_implementation", "_experts_implementation"):
+                setattr(config, choice, None)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name_or_path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **given
             )
@@ -67,21 +68,6 @@ def load_transformers(name_or_path: str, *, dtype: torch.dtype, device: torch.de
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # the library makes an empty one where it finds no files
         raise ModelError(f"cannot load {name_or_path!r}: it has no tokenizer files.")
     return module.eval().to(device), tokenizer
-
-
-def _refuse_other_formats(folder: Path) -> None:
-    """A folder without safetensors is refused by what it holds instead."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"the folder {folder} holds no config.json; expected a model folder as the hub lays it out.")
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-    if pickles:
-        raise ModelError(
-            f"the folder {folder} holds its weights as a pickle ({pickles[0]}), which can run any code when it is "
-            "opened: convert it to safetensors first."
-        )
-    raise ModelError(f"the folder {folder} holds no safetensors file, so there are no weights to load.")
 
 
 def _refuse_kind(name: str, config: Any) -> None:

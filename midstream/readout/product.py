@@ -24,12 +24,17 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 @contextmanager
 def full_float32() -> Generator[None]:
     """Products inside are true float32, even where the process had allowed TF32 or bf16 for speed."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # The older set_float32_matmul_precision writes the same two settings, but cannot be read once they were used.
+    backends: Any = torch.backends
+    settings = (backends.mkldnn.matmul, backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
     try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
 @lru_cache(maxsize=1)

@@ -116,6 +116,8 @@ def accumulate(reader: Reader, rows: Stack, logits: Tensor, top_k: int) -> Sums:
     """The sums over the whole vocabulary; ``logits``: ``[M, T]``, those of the named tokens."""
     anchors = torch.cat([rows.reference, rows.base]).unique()
     anchors = anchors[anchors >= 0]
+    if not len(anchors):
+        anchors = torch.tensor([0])  # nothing is compared: the loops still want a row to point at
     near = select(rows, anchors)
     table = fused.Table(near, logits[anchors], top_k)
     pulls = Pulls(near, reader)

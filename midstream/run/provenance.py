@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
 from midstream.lens.request import Request
 from midstream.model.model import Model
 from midstream.record import Provenance
@@ -20,7 +22,7 @@ def provenance(model: Model, request: Request, ids: Sequence[int], command: str)
     return Provenance(
         model=model.name,
         identity=model.fingerprint.identity,
-        circumstances=dict(model.fingerprint.circumstances),
+        circumstances={**model.fingerprint.circumstances, "threads": str(torch.get_num_threads())},
         lenses={lens.name: lens.digest for lens in request.lenses},
         corpus=hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest(),
         seed=request.seed,

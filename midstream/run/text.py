@@ -17,8 +17,11 @@ from midstream.model.tokenizer import Encoded
 from midstream.record import Array, ReadingTable
 from midstream.run.provenance import provenance
 
-LARGEST = 4_000_000
-"""Rows of a table held in memory, about 700 MB; a longer reading is written as it is made."""
+LARGEST = 1_000_000_000
+"""Bytes of a table held in memory; a longer reading is written as it is made."""
+
+LARGEST_PAGE = 300_000
+"""Rows of an interactive page: about 25 MB of HTML."""
 
 FOLLOWED = 8
 """Tokens followed at each position of a page: the output's own first, then those that lead at most layers."""
@@ -34,6 +37,8 @@ def encode(
     if (text is None) == (messages is None):
         raise RequestError("expected a text or messages, one of the two.")
     if messages is not None:
+        if special:
+            raise RequestError("special tokens in messages are not parsed: leave --special out, or give a text.")
         from midstream.model.chat import encode_chat
 
         encoded = encode_chat(model.tokenizer, messages)
@@ -49,6 +54,20 @@ def encode(
     return encoded
 
 
+def count_rows(encoded: Encoded, request: Request) -> int:
+    """Rows that a reading will have, about: layer 0 counts for every site."""
+    return len(encoded.ids) * len(request.layers) * len(request.sites) * len(request.lenses)
+
+
+def check_page(encoded: Encoded, request: Request) -> None:
+    """Raise RequestError where the interactive page would be too large to open."""
+    if (rows := count_rows(encoded, request)) > LARGEST_PAGE:
+        raise RequestError(
+            f"a page of {rows:,} cells would not open well: expected at most {LARGEST_PAGE:,}; read a part of the "
+            "text, or fewer layers with --every or --layers."
+        )
+
+
 def chunks(
     model: Model, encoded: Encoded, request: Request, *, command: str, progress: Progress | None = None
 ) -> Iterator[ReadingTable]:
@@ -62,11 +81,13 @@ def read_text(
     model: Model, encoded: Encoded, request: Request, *, command: str, progress: Progress | None = None
 ) -> ReadingTable:
     """The reading of ``encoded`` as one table. Raises RequestError when it would not fit in memory."""
-    rows = len(encoded.ids) * len(request.layers) * len(request.sites) * len(request.lenses)
-    if rows > LARGEST:
+    rows = count_rows(encoded, request)
+    held = rows * (2 * (100 + 8 * request.top_k) + 40 * len(request.watch))  # twice while chunks are joined
+    if held > LARGEST:
         raise RequestError(
-            f"{len(encoded.ids):,} tokens make {rows:,} rows, more than the {LARGEST:,} that are held in memory: write "
-            "them as they are read with --out FILE.parquet, or read fewer layers with --every or --layers."
+            f"{len(encoded.ids):,} tokens make {rows:,} rows, about {held / 1e9:.1f} GB in memory, and at most "
+            f"{LARGEST / 1e9:.1f} are held: write them as they are read with --out FILE.parquet and nothing printed, "
+            "or read fewer layers with --every or --layers."
         )
     return join(list(chunks(model, encoded, request, command=command, progress=progress)))
 
@@ -74,8 +95,9 @@ def read_text(
 def tracks(model: Model, table: ReadingTable, request: Request) -> dict[str, Array]:
     """The exact rank and log-probability, at every layer, of the tokens that led at some layer of their position.
 
-    A second pass over the text of ``table``; the result has the columns of ``record.WATCHED``, at most ``FOLLOWED``
-    tokens a position. The watched tokens of the request come first.
+    A second pass over the text of ``table``, every position of it; the result has the columns of ``record.WATCHED``,
+    at most ``FOLLOWED`` tokens a position. The watched tokens of the request come first. Raises RequestError when the
+    model's weights have changed since.
     """
     ids = table.positions["token_id"].tolist()
     leaders = table.columns["top_ids"][:, 0].reshape(-1, len(ids))  # positions run fastest
@@ -86,4 +108,8 @@ def tracks(model: Model, table: ReadingTable, request: Request) -> dict[str, Arr
         followed = list(dict.fromkeys([*request.watch, *leaders[last, at].tolist(), *often]))[: named.shape[1]]
         named[at, : len(followed)] = followed
     encoded = Encoded(ids, table.positions["kind"].tolist())
-    return join(list(read_chunks(model, encoded, replace(request, top_k=1), named=named))).watched
+    again = join(list(read_chunks(model, encoded, replace(request, top_k=1), named=named)))
+    before, now = (part.columns["top_logprobs"][:, 0] for part in (table, again))
+    if not np.allclose(before, now, atol=1e-2, equal_nan=True):
+        raise RequestError("the model has changed since this text was read: read it again.")
+    return again.watched

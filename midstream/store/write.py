@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -72,7 +73,8 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
     Rows are ordered document, lens, site, layer, position; undefined is null; types are those of ``record``. The
     key-value metadata hold ``schema``, ``provenance`` (JSON, of the last chunk) and ``layers`` (the model's blocks).
     Memory stays bounded: rows wait in a DuckDB that spills into a hidden folder beside the target, which needs up to
-    five times the final size while it works. A watched file of an earlier result at this path is replaced or removed.
+    five times the final size while it works. A watched file of an earlier result at this path is replaced or removed;
+    another file of that name stays unless there are watched tokens.
 
     Args:
         path: the file to write, usually ``X.parquet``.
@@ -93,7 +95,9 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
         try:
             last, any_watched = None, False
             for last in chunks:
-                any_watched = any_watched or len(last.watched["watch_id"]) > 0
+                if not any_watched and len(last.watched["watch_id"]):
+                    check_target(watched)
+                    any_watched = True
                 with _explained(target):
                     database.execute(f"SET memory_limit = '{MEMORY + 2 * np.shape(last.columns['top_ids'])[1]}MB'")
                     _insert(database, "reading", READING, last.columns)
@@ -104,23 +108,31 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
                 metadata = _metadata(last)
                 made = {_copy(database, "watched", WATCHED, folder / "w", metadata): watched} if any_watched else {}
                 made[_copy(database, "reading", READING, folder / "r", metadata)] = target
+                stale = not any_watched and _is_ours(database, watched)
         finally:
             database.close()
         with _explained(target):
-            if watched not in made.values():
+            if stale:
                 watched.unlink(missing_ok=True)
             _publish(made)
     return sorted(made.values())
 
 
 def write_csv(table: ReadingTable, stream: TextIO, *, header: bool = True) -> None:
-    """Writes the columns of a reading as CSV: one line a row, undefined is empty, lists joined by blanks."""
+    """Writes the columns of a reading as CSV: one line a row, undefined is empty, lists joined by blanks.
+
+    An undefined number of a list is empty too, and so is a list of nothing else.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     if header:
         writer.writerow(column.name for column in READING)
     columns = [as_list(table.columns[column.name]) for column in READING]
     for row in zip(*columns, strict=True):
-        writer.writerow(" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row)
+        writer.writerow(_joined(cell) if isinstance(cell, list) else cell for cell in row)
+
+
+def _joined(cells: list[Any]) -> str:
+    return " ".join("" if cell is None else str(cell) for cell in cells) if any(c is not None for c in cells) else ""
 
 
 @contextmanager
@@ -216,6 +228,19 @@ def _cell(name: str, column: Column) -> str:
     if column.nullable and column.dtype.startswith("int"):
         return f'CASE WHEN "{name}" >= 0 THEN "{name}" END'
     return f'"{name}"'
+
+
+def _is_ours(database: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Whether a file is one that ``write_parquet`` made; what its metadata cannot say is another's."""
+    from duckdb import Error
+
+    if not path.is_file():
+        return False
+    try:
+        found = database.execute("SELECT decode(key) FROM parquet_kv_metadata($path)", {"path": escape(str(path))})
+        return {"schema", "provenance", "layers"} <= {key for (key,) in found.fetchall()}
+    except Error:
+        return False
 
 
 def _metadata(table: ReadingTable) -> dict[str, str]:

@@ -148,7 +148,9 @@ class _Sheet:
         return line
 
     def bar(self, shade: int) -> str:
-        level = round(max(shade, 0) / (chart.SHADES - 1) * 8)
+        if shade < 0:  # undefined, which is no value at all
+            return "-" if self.ascii_only else " "
+        level = round(shade / (chart.SHADES - 1) * 8)
         return str(level) if self.ascii_only else BARS[level]
 
     def legend(self) -> Iterator[Text]:

@@ -8,7 +8,7 @@ def test_both_formats_say_the_same(midstream, tiny_folder):
     found = json.loads(as_json.stdout)
     assert found["family"] == "llama"
     assert found["input and output embeddings"] == "same tensor"
-    assert found["sites"] == ["resid_mid", "attn_out", "mlp_out", "resid_post"]
+    assert found["sites"] == ["attn_out", "resid_mid", "mlp_out", "resid_post"]
     assert found["unembedding"].startswith("lm_head")
     assert "bound" in found["proof"]
     text = midstream("anatomy", "--model", str(tiny_folder))

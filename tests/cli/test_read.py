@@ -160,7 +160,7 @@ def test_a_long_text_is_written_but_not_held(midstream, desk, monkeypatch):
 def test_start_imports_nothing_heavy(desk):
     code = (
         "import sys; sys.argv = ['midstream', 'read', 'a king was there']\n"
-        "from midstream.cli.main import main\n"
+        "from midstream.__main__ import main\n"
         "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
         "heavy = {'transformers', 'numba', 'matplotlib', 'scipy', 'duckdb', 'gguf', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -63,8 +65,6 @@ def pair(request):
 
 def oracle(module, norm, ids):
     """The logit lens by the book: each layer's own norm, the head, the cap; the last layer from transformers itself."""
-    import copy
-
     wide = copy.deepcopy(module).double()
     with torch.no_grad():
         out = wide(ids, output_hidden_states=True)
@@ -238,3 +238,58 @@ def test_stream_is_let_go_as_it_is_read(tiny, monkeypatch):
     ms.read(tiny, TEXT, lens=["logit", "input"])
     (chunk,) = seen
     assert len(chunk.stream) == 0
+
+
+def test_a_transport_is_applied_at_every_layer_it_is_given_for(tiny):
+    """Layer 0 included, which is also what ``kl_input_lens`` compares with: the whole against float64."""
+    generator = torch.Generator().manual_seed(2)
+    moves = {
+        at: Transport(torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator)) for at in (0, 5)
+    }
+    table = ms.read(tiny, TEXT, lens=Lens("moved", "output", 1, moves), layers=[0, 5, 30])
+    ids = table.positions["token_id"]
+    norm, head = (copy.deepcopy(part).double() for part in (tiny.anatomy.final_norm, tiny.anatomy.unembedding))
+    z = []
+    for layer in (0, 5, 30):
+        h = capture(tiny, ids, layer).double()
+        if layer in moves:
+            h = h @ moves[layer].weight.double().T + moves[layer].bias.double()
+        z.append(head(norm(h)).detach().numpy())
+    p = softmax(np.stack(z))
+    close(grid(table, "entropy", "moved"), -(p * np.log(p)).sum(-1))
+    close(grid(table, "kl_input_lens", "moved"), (p[0] * (np.log(p[0]) - np.log(p))).sum(-1))
+    close(grid(table, "kl_final_lens", "moved"), (p[-1] * (np.log(p[-1]) - np.log(p))).sum(-1))
+
+
+def test_a_reading_about_the_input_has_no_reference(tiny):
+    """Whatever its reader: every column made from the model's output is undefined for offsets below 1."""
+    table = ms.read(tiny, TEXT, lens=Lens("same", "output", 0), layers=[5])
+    for name in ("kl_final_lens", "kl_lens_final", "final_top1_logprob"):
+        assert np.isnan(table.columns[name]).all(), name
+    assert (table.columns["final_top1_rank"] == -1).all()
+    assert (table.columns["target_id"] == table.columns["token_id"]).all()
+    assert not np.isnan(table.columns["logprob"]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norm_and_read_out_are_float32_whatever_the_model_is(dtype):
+    """The stream is the model's own, in its dtype; from there on float64 and the reading agree."""
+    module, tokenizer, norm = build("qwen3")
+    model = ms.load((module.to(dtype), tokenizer))
+    table = ms.read(model, TEXT)
+    ids = table.positions["token_id"]
+    norm, head = (copy.deepcopy(part).double() for part in (module.get_submodule(norm), module.get_output_embeddings()))
+    streams = [capture(model, ids, layer) for layer in range(4)]
+    assert {h.dtype for h in streams} == {dtype}
+    p = softmax(np.stack([head(norm(h.double())).detach().numpy() for h in streams]))
+    close(grid(table, "entropy"), -(p * np.log(p)).sum(-1))
+    close(grid(table, "kl_final_lens"), (p[-1] * (np.log(p[-1]) - np.log(p))).sum(-1))
+
+
+def test_readers_are_made_once_a_document(tiny, monkeypatch):
+    made = []
+    make = reading_file.READERS["output"]
+    monkeypatch.setitem(reading_file.READERS, "output", lambda anatomy: made.append(1) or make(anatomy))
+    monkeypatch.setattr(reading_file, "CHUNK", 7)
+    ms.read(tiny, TEXT)
+    assert made == [1]

@@ -40,6 +40,8 @@ def test_watched_tokens_are_single_and_named_once(tiny):
 def test_reach_is_the_farthest_offset(tiny):
     far = Lens("far", "input", -4)
     assert request(tiny, {"lens": ["logit", far]}).reach == 4
+    with pytest.raises(RequestError, match="2 ahead"):
+        request(tiny, {"lens": Lens("future", "output", 2)})
 
 
 def test_an_unknown_lens_names_the_known():

@@ -146,7 +146,7 @@ def test_the_plain_engine_has_the_same_anatomy(model_type):
     assert (found.family, found.layers, found.sites) == (
         model_type,
         3,
-        ("resid_mid", "attn_out", "mlp_out", "resid_post"),
+        ("attn_out", "resid_mid", "mlp_out", "resid_post"),
     )
     assert found.positions_added == (model_type == "gpt2")
     assert found.trunk is module.model
@@ -201,6 +201,25 @@ def _unsummed():
     block = module.model.layers[0]
     block.register_forward_hook(lambda _m, _a, output: output * 1.5)
     return module, module.config
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_quantised_weights_are_named_with_a_way_out(everything):
+    module = tiny("llama")
+    for name, child in list(module.named_modules()):
+        if isinstance(child, nn.Linear) and (everything or "mlp" in name):
+            child.weight = nn.Parameter((child.weight * 20).round().to(torch.int8), requires_grad=False)
+            child.forward = lambda x, child=child: nn.functional.linear(x, child.weight.float() / 20)
+    with pytest.raises(ModelError, match=r"int8; expected float32.*without quantisation"):
+        find(module, module.config)
+
+
+def test_a_model_without_any_float_is_named():
+    module = tiny("llama")
+    for weight in list(module.parameters()):
+        weight.requires_grad_(False).data = weight.data.to(torch.int8)
+    with pytest.raises(ModelError, match="no floating-point weights"):
+        find(module, module.config)
 
 
 def _vision():

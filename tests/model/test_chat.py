@@ -65,6 +65,11 @@ def test_templates_that_strip_blanks_and_use_marks():
     assert text_of(encoded, "template") == "<|im_start|>"
 
 
+def test_templates_may_compute():
+    encoded = encode_chat(tokenizer("{{ 'a' * 2**3 }}<|im_end|>{{ messages[0]['content'] }}"), user("sky"))
+    assert text_of(encoded, "template") == "a" * 8 + "<|im_end|>"
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -72,8 +77,6 @@ def test_templates_that_strip_blanks_and_use_marks():
         ("{% for", "no valid Jinja"),
         ("{{ raise_exception('only system messages') }}", "only system messages"),
         ("{{ messages[0]['content'] | length }}", "rewrites the messages"),
-        ("{{ 'a' * 10**9 }}", "small numbers"),
-        ("{{ 'a' * 1000 * 1000 }}", "small numbers"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "refuses"),
         ("{{ 1 / 0 }}", "refuses"),

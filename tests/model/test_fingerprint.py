@@ -79,3 +79,5 @@ def test_circumstances_are_told_apart_from_identity():
     assert not cpu.matches(Fingerprint("b", cpu.circumstances))
     assert set(cpu.differences(half)) == {"engine", "dtype", "transformers"}
     assert cpu.differences(half)["dtype"] == ("float32", "bfloat16")
+    assert "weights" not in cpu.circumstances
+    assert circumstances("plain", dtype=torch.float32, device="cpu", weights="F32 x2")["weights"] == "F32 x2"

@@ -8,7 +8,7 @@ import torch
 from midstream.errors import ModelError, RequestError
 from midstream.model.addition import Tap
 from midstream.model.anatomy import find
-from midstream.model.forward import new_cache, positions_of, run, seen
+from midstream.model.forward import call, new_cache, positions_of, run, seen
 from midstream.model.plain import PlainConfig, PlainLM
 from tests.tiny import shaken, tiny
 from tests.walk import IDS, Walked, chunked, streams
@@ -112,6 +112,18 @@ def test_a_mask_of_another_shape_is_refused():
     run(walked.anatomy, IDS, cache=cache)
     with pytest.raises(RequestError, match=r"\[1, 16\].*\[1, 32\].*16 positions in the cache"):
         run(walked.anatomy, IDS, mask=torch.ones(1, 16), cache=cache)
+
+
+def test_padding_is_never_read_as_text():
+    class Maskless(torch.nn.Module):
+        def forward(self, input_ids):
+            return input_ids
+
+    ids, mask = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[0, 1, 1]])
+    for harmless in ([[1, 1, 1]], [[1, 1, 0]], [[0, 0, 0]]):
+        assert call(Maskless(), ids, {"attention_mask": torch.tensor(harmless)}) is ids
+    with pytest.raises(ModelError, match="Maskless takes no attention_mask"):
+        call(Maskless(), ids, {"attention_mask": mask})
 
 
 def test_a_tap_that_shows_no_stream_is_refused():

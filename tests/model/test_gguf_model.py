@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tiny import tiny
 
 from midstream.errors import ModelError
 from midstream.model.gguf_file import read_gguf
-from midstream.model.gguf_model import convert_gguf, gguf_config
+from midstream.model.gguf_model import WEIGHTS, convert_gguf, gguf_config
 from midstream.model.stored import load_plain, open_folder
 
 CASES = [
@@ -87,6 +88,65 @@ def test_fields_that_change_the_function_are_refused_by_name(tmp_path, field, va
     path = write_gguf(tmp_path / "m.gguf", tiny("llama"), more={field: value})
     with pytest.raises(ModelError, match=field.removeprefix("llama.")):
         gguf_config(read_gguf(path))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("attention.head_count", 0),
+        ("attention.head_count", np.array([4, 4], np.int32)),
+        ("attention.head_count", "4"),
+        ("attention.head_count", True),
+        ("attention.head_count_kv", 0),
+        ("attention.head_count_kv", 3),
+        ("attention.key_length", 0),
+        ("attention.key_length", 7),
+        ("block_count", -1),
+        ("block_count", 5),
+        ("embedding_length", "32"),
+        ("embedding_length", 64),
+        ("context_length", 1.5),
+        ("attention.layer_norm_rms_epsilon", "x"),
+        ("attention.layer_norm_epsilon", float("nan")),
+        ("rope.freq_base", 0.0),
+        ("rope.dimension_count", "x"),
+    ],
+)
+def test_bad_numbers_name_the_users_file_before_anything_is_dequantised(
+    tmp_path, monkeypatch, model_type, field, value
+):
+    if model_type == "gpt2" and field in ("attention.head_count_kv", "attention.key_length") and value:
+        pytest.skip("GPT-2 has no such number")
+    path = write_gguf(tmp_path / "m.gguf", model(model_type, {}), tokenizer=tiny_tokenizer())
+    file = read_gguf(path)
+    file.fields[f"{model_type}.{field}"] = value
+    monkeypatch.setattr("midstream.model.gguf_model.read_gguf", lambda _: file)
+    monkeypatch.setattr(type(file), "values", lambda *_: pytest.fail("dequantised"))
+    with pytest.raises(ModelError) as caught:
+        convert_gguf(path, tmp_path / "cache")
+    assert str(path) in str(caught.value)
+    assert "cache" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token", "pre"])
+def test_arrays_in_place_of_one_value_are_no_traceback(tmp_path, monkeypatch, field):
+    path = write_gguf(tmp_path / "m.gguf", model("llama", {}), tokenizer=tiny_tokenizer())
+    file = read_gguf(path)
+    file.fields[f"tokenizer.ggml.{field}"] = np.array([1, 2], np.int32)
+    monkeypatch.setattr("midstream.model.gguf_model.read_gguf", lambda _: file)
+    with suppress(ModelError):
+        convert_gguf(path, tmp_path)
+
+
+def test_the_types_of_the_tensors_are_kept(tmp_path):
+    theirs = model("qwen2", {"intermediate_size": 64})
+    path = write_gguf(tmp_path / "m.gguf", theirs, tokenizer=tiny_tokenizer(), pre="qwen2", kind="Q4_1")
+    convert_gguf(path, tmp_path)
+    matrices = sum(weight.dim() == 2 for weight in theirs.state_dict().values())
+    others = len(theirs.state_dict()) - matrices
+    expected = {f"Q4_1 x{matrices - theirs.config.tie_word_embeddings}", f"F32 x{others}"}
+    assert set(json.loads((tmp_path / "config.json").read_text())[WEIGHTS].split(", ")) == expected
 
 
 def test_other_architectures_are_refused_with_the_list(tmp_path):

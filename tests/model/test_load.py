@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,8 +87,8 @@ def test_a_ggufs_identity_is_its_own_whatever_the_conversion_writes(tmp_path, mo
     assert again.fingerprint.matches(first.fingerprint)
 
 
-def tiny_module():
-    return tiny("llama", vocab_size=tiny_tokenizer().get_vocab_size())
+def tiny_module(**changes):
+    return tiny("llama", vocab_size=tiny_tokenizer().get_vocab_size(), **changes)
 
 
 def test_a_live_pair_is_taken_as_it_is():
@@ -106,6 +108,40 @@ def test_a_live_pair_is_taken_as_it_is():
         load((3, tokenizer))
     with pytest.raises(RequestError, match="pair"):
         load((module,))
+
+
+def test_a_loaded_module_is_put_into_eval_mode_as_said():
+    assert "eval mode" in str(load.__doc__)
+
+
+def test_how_the_weights_were_stored_is_a_circumstance(tmp_path, folder):
+    path = write_gguf(tmp_path / "m.gguf", tiny_module(intermediate_size=64), tokenizer=tiny_tokenizer(), kind="Q8_0")
+    for engine in ("plain", "transformers"):
+        assert load(path, engine=engine).fingerprint.circumstances["weights"].startswith("Q8_0 x")
+    entries = load(folder).fingerprint.circumstances["weights"]
+    assert re.fullmatch(r"F32 x\d+", entries)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SimpleNamespace(max_position_embeddings=100_000), 100_000),
+        (SimpleNamespace(max_target_positions=448, n_positions=9), 448),
+        (SimpleNamespace(n_positions=0, n_ctx=77), 77),
+        (SimpleNamespace(max_seq_len="9"), 2048),
+        (SimpleNamespace(get_text_config=lambda **_: SimpleNamespace(n_positions=512)), 512),
+        (None, 2048),
+    ],
+)
+def test_the_context_is_the_models_own(config, expected):
+    assert load_file._context(config) == expected
+
+
+def test_the_context_of_nested_and_speech_configs():
+    from transformers import Gemma3Config, WhisperConfig
+
+    assert load_file._context(WhisperConfig(max_target_positions=33)) == 33
+    assert load_file._context(Gemma3Config(text_config={"max_position_embeddings": 3000})) == 3000
 
 
 def test_the_environment_names_the_default(folder, monkeypatch):

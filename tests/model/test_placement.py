@@ -51,5 +51,22 @@ def test_what_does_not_fit_at_all_is_refused(monkeypatch):
         fitting_dtype(100, torch.bfloat16, CPU)
 
 
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "old"),
+    [
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_files_read_before_do_not_count_as_used(tmp_path, monkeypatch, folder, limit, used, old):
+    monkeypatch.setattr(placement, "_GROUPS", tmp_path)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name, text in ((limit, "1000\n"), (used, "900\n"), ("memory.stat", f"anon 3\n{old} 700\n{old}_x 9\n")):
+        (tmp_path / folder / name).write_text(text)
+    assert free_memory(CPU) == 800
+    (tmp_path / folder / limit).write_text("max\n")
+    assert free_memory(CPU) > 1 << 26
+
+
 def test_free_memory_is_a_plausible_number():
     assert 1 << 26 < free_memory(CPU) < 1 << 50

@@ -121,6 +121,21 @@ def test_folders_without_a_model(tmp_path):
         open_folder(tmp_path)
 
 
+def test_a_shape_that_takes_long_to_multiply_is_refused_at_once(tmp_path, good):
+    """Without a limit on dimensions the product of these takes minutes."""
+    shutil.copy(good / "config.json", tmp_path)
+    header = {"a": {"dtype": "F32", "shape": [10**9] * 200_000, "data_offsets": [0, 4]}}
+    (tmp_path / "model.safetensors").write_bytes(file_of(header, b"1234"))
+    with pytest.raises(ModelError, match="at most 8"):
+        open_folder(tmp_path)
+
+
+def test_types_of_quantised_models_are_not_refused(tmp_path, good):
+    shutil.copy(good / "config.json", tmp_path)
+    save_file({"a": torch.zeros(3, dtype=torch.int8), "b": torch.zeros(2, 0)}, tmp_path / "model.safetensors")
+    assert open_folder(tmp_path).elements == 3
+
+
 def file_of(header: object, data: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
@@ -140,6 +155,10 @@ def file_of(header: object, data: bytes = b"") -> bytes:
         file_of({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
         file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12345678"),
         file_of(b"[" * 100_000),
+        file_of({"a": {"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}}, b"1234"),
+        file_of({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
+        file_of({"a": {"dtype": "F4", "shape": [9], "data_offsets": [0, 4]}}, b"1234"),
+        file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}, b"1234"),
     ],
 )
 def test_damaged_safetensors_are_a_sentence(folder, content):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from midstream.errors import ModelError
 from midstream.model.transformers_engine import load_transformers
 from tests.conftest import tiny_tokenizer
-from tests.tiny import tiny
+from tests.tiny import tiny, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -95,15 +95,13 @@ def no_tokenizer(folder):
         (rubbish, "damaged or cut short"),
         (lost_tensor, "1 tensors that the model needs are not in its files, such as model.norm.weight"),
         (wrong_shape, "shapes of its tensors"),
-        (pickled, r"pickle \(pytorch_model.bin\), which can run any code"),
+        (pickled, r"no file named model\.safetensors|only a pickle"),
         (half_config, "JSON files is damaged"),
         (own_code, "code of its own"),
         (no_tokenizer, "no tokenizer files"),
         (lambda folder: change_config(folder, model_type="nonesuch"), "nonesuch"),
         (lambda folder: change_config(folder, model_type="t5"), "encoder-decoder"),
         (lambda folder: change_config(folder, model_type="vit"), "no causal language model"),
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors file"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -116,8 +114,35 @@ def test_what_cannot_be_loaded_is_a_sentence(folder, damage, words):
     assert "MIDSTREAM_EVIL" not in os.environ
 
 
-def test_a_pickle_is_not_opened_even_where_the_folder_was_not_looked_at(folder, monkeypatch):
-    monkeypatch.setattr("midstream.model.transformers_engine._refuse_other_formats", lambda _: None)
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("named", ["somebody/kernel", "flash_attention_2", {"": "somebody/kernel"}])
+def test_attention_that_a_config_names_is_not_fetched(folder, key, named):
+    change_config(folder, **{key: named, key.replace("attn", "experts"): "somebody/kernel"})
+    module, _ = load_transformers(str(folder), dtype=torch.float32, device=CPU)
+    assert module.config._attn_implementation == "sdpa"
+    assert module.config._experts_implementation in (None, "eager", "grouped_mm")
+
+
+def test_nor_is_that_of_a_config_inside(tmp_path, monkeypatch):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = tiny_config("gemma3").to_dict()
+    config["attn_implementation"] = {"text_config": "somebody/kernel"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert AutoConfig.from_pretrained(tmp_path).text_config._attn_implementation == "somebody/kernel"
+    seen = []
+
+    def stop(*_, config, **__):
+        seen.append(config)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", stop)
+    with pytest.raises(ModelError, match="far enough"):
+        load_transformers(str(tmp_path), dtype=torch.float32, device=CPU)
+    assert seen[0]._attn_implementation is seen[0].text_config._attn_implementation is None
+
+
+def test_a_pickle_is_not_opened(folder):
     tensors = load_file(folder / "model.safetensors")
     pickled(folder)
     torch.save(tensors, folder / "pytorch_model.bin")

@@ -27,12 +27,19 @@ def test_a_rough_product_is_not_taken_for_float32():
     assert not file._is_float32(missing)
 
 
-def test_the_process_keeps_its_own_setting():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+@pytest.mark.parametrize("way", ["old", "new"])
+def test_float32_is_float32_and_the_process_keeps_its_own_setting(way):
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
     try:
+        if way == "old":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            matmul.fp32_precision = "bf16"
         with full_float32():
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+            assert matmul.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "bf16"
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before
+        if way == "old":
+            torch.set_float32_matmul_precision("highest")

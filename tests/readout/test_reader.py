@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import shaken, tiny
 
-from midstream.model.anatomy import find
+from midstream.model.anatomy import find, in_float32, logits
+from midstream.readout import reference
 from midstream.readout.reader import Reader, input_reader, output_reader
 
 
@@ -58,3 +61,14 @@ def test_input_readers_best_score_is_the_nearest_row():
         assert (scores.argmax(1) == torch.cdist(h, rows).argmin(1)).all()
         gaps = -0.5 * beta * torch.cdist(h, rows).square()
         torch.testing.assert_close(scores - scores[:, :1], gaps - gaps[:, :1], rtol=1e-3, atol=1e-2)
+
+
+def test_scale_bias_and_cap_are_put_together_as_the_model_does():
+    """``cap(s (W x + b))``, as the anatomy has it and the proof tests it, for a family that had all of them."""
+    module = shaken(tiny("gemma2"))
+    head = torch.nn.Linear(module.config.hidden_size, 50)
+    anatomy = replace(find(module, module.config), unembedding=head, logit_scale=0.3, soft_cap=2.0)
+    h = torch.randn(9, anatomy.width)
+    reader = output_reader(anatomy)
+    z = reference.logits(reader, reader.prepare(h)).float()
+    torch.testing.assert_close(z, logits(anatomy, in_float32(anatomy.final_norm, h)), rtol=1e-4, atol=1e-5)

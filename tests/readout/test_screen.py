@@ -10,7 +10,7 @@ import torch
 from readout_oracle import ranks_near, truth
 
 from midstream.readout import read as door
-from midstream.readout import screen
+from midstream.readout import reference, screen
 from midstream.readout.measured import FAST
 from midstream.readout.read import Rows, read
 from midstream.readout.reader import Reader
@@ -59,6 +59,44 @@ def test_every_promise_is_kept(size, bias):
         assert (np.abs(one.rank[high] / other.rank[high] - 1) < 0.2).all()
 
 
+def crowd(seed):
+    """Three hundred token rows so alike that 8 bits cannot tell them apart, and vectors that put them all first."""
+    reader, rows, _ = stream(seed, 0.3)
+    generator = torch.Generator().manual_seed(seed)
+    one = torch.randn(128, generator=generator)
+    reader.weight[2000:2300] = 0.2 * one + 2e-3 * torch.randn(300, 128, generator=generator)
+    x = rows[0].x[:, torch.randperm(128, generator=generator)] + 2 * one
+    return reader, x
+
+
+def test_tokens_too_alike_to_screen_are_told_apart_by_the_exact_pass():
+    reader, x = crowd(6)
+    z = reference.logits(reader, x)
+    ordered = z.sort(dim=1, descending=True)
+    assert (ordered.indices[:, :60] >= 2000).all()
+    found = read(reader, [Rows(x, ordered.indices[:, :1])], reference=None, precision="fast")[0]
+    clear = (-np.diff(ordered.values[:, :11].numpy(), axis=1) > 1e-4).all(1)
+    assert clear.sum() > 5
+    assert (found.top_ids == ordered.indices[:, :10].numpy())[clear].all()
+
+
+def test_a_low_rank_that_the_head_cannot_settle_is_read_exactly():
+    reader, x = crowd(7)
+    reader.weight[3000:3012] = 1.02 * reader.weight[2000]  # twelve clear firsts: the list of ten is sure
+    ordered = reference.logits(reader, x).sort(dim=1, descending=True)
+    tokens = ordered.indices[:, [14, 20, 31]]
+    found = read(reader, [Rows(x, tokens)], reference=None, precision="fast", top_k=5)[0]
+    ranks_near(found, reader, Rows(x, tokens))
+
+
+def test_the_mean_error_is_taken_out():
+    """The exponential of a logit with noise is too large on average, by half its variance."""
+    reader, rows, final = stream(8, 0.12, vocabulary=16384, n=60)
+    pairs = zip(read(reader, rows, reference=final, precision="fast"), truth(reader, rows, final), strict=True)
+    off = np.concatenate([one.lse.astype(np.float64) - other.lse for one, other in pairs])
+    assert abs(off.mean()) < 3 * off.std() / len(off) ** 0.5 + 2e-6
+
+
 def test_rows_that_are_not_sure_are_read_exactly(monkeypatch):
     reader, rows, final = stream(2, 0.3)
     exact = read(reader, rows, reference=final)
@@ -66,6 +104,21 @@ def test_rows_that_are_not_sure_are_read_exactly(monkeypatch):
     for one, other in zip(read(reader, rows, reference=final, precision="fast"), exact, strict=True):
         np.testing.assert_allclose(one.entropy, other.entropy, atol=1e-5)
         assert (one.rank == other.rank).all()
+
+
+def test_rows_compared_with_nothing_are_read_all_the_same():
+    """An input lens has neither reference nor base."""
+    reader, rows, final = stream(5, 0.3)
+    nothing = torch.full((len(final),), -1)
+    alone = [replace(part, base=None) for part in rows]
+    for given, output in ((alone, None), ([replace(part, reference=nothing) for part in alone], final)):
+        for one, other in zip(
+            read(reader, given, reference=output, precision="fast"), truth(reader, rows, final), strict=True
+        ):
+            np.testing.assert_allclose(one.lse, other.lse, atol=2e-3)
+            assert (one.top_ids[:, 0] == other.top_ids[:, 0]).all()
+            for name in ("kl_final_lens", "kl_lens_final", "kl_base"):
+                assert np.isnan(getattr(one, name)).all()
 
 
 def test_another_weight_at_the_same_place_is_rounded_again():

@@ -5,6 +5,7 @@ import pytest
 
 from midstream.errors import RequestError
 from midstream.lens.request import request
+from midstream.model.tokenizer import Encoded
 from midstream.run.text import chunks, encode, read_text
 
 
@@ -52,6 +53,7 @@ def test_provenance_says_what_made_it(tiny):
 def test_a_table_that_would_not_fit_is_refused(tiny, monkeypatch):
     from midstream.run import text
 
+    assert 5e8 < text.LARGEST < 5e9, "bytes"
     monkeypatch.setattr(text, "LARGEST", 10)
     with pytest.raises(RequestError, match="--out"):
         read_text(tiny, encode(tiny, "a king was"), request(tiny, {}), command="")
@@ -68,3 +70,12 @@ def test_positions_say_what_each_token_is(tiny):
     table = read_text(tiny, encoded, request(tiny, {"layers": [3]}), command="")
     assert table.positions["kind"].tolist() == encoded.kinds
     assert np.array_equal(table.positions["token_id"], encoded.ids)
+
+
+def test_a_page_that_would_not_open_is_refused(tiny):
+    from midstream.run.text import LARGEST_PAGE, check_page
+
+    wanted = request(tiny, {})
+    check_page(Encoded([1] * (LARGEST_PAGE // 31), []), wanted)
+    with pytest.raises(RequestError, match="cells"):
+        check_page(Encoded([1] * (LARGEST_PAGE // 31 + 1), []), wanted)

@@ -118,6 +118,45 @@ def test_a_stale_watched_file_does_not_outlive_its_result(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
 
 
+@pytest.mark.parametrize("name", ["x", "a[b]*?"])
+def test_a_stranger_of_that_name_stays(tmp_path: Path, name: str) -> None:
+    beside = tmp_path / f"{name}.watched.parquet"
+    for content in ("SELECT 1 AS schema", None):
+        if content is None:
+            beside.write_bytes(b"no Parquet at all")
+        else:
+            ask(f"COPY ({content}) TO '{beside}' (FORMAT parquet)")
+        before = beside.read_bytes()
+        write_parquet(tmp_path / f"{name}.parquet", [table(0, 3)])
+        assert beside.read_bytes() == before
+    write_parquet(tmp_path / f"{name}.parquet", [table(0, 3, watch=1)])
+    write_parquet(tmp_path / f"{name}.parquet", [table(0, 3)])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.parquet"]
+
+
+def test_where_watched_tokens_cannot_go_is_said_with_the_first_of_them(tmp_path: Path) -> None:
+    (tmp_path / "x.watched.parquet").mkdir()
+
+    def chunks() -> Iterator[ReadingTable]:
+        yield table(0, 3, watch=1)
+        pytest.fail("work went on")
+
+    with pytest.raises(RequestError, match=r"x\.watched\.parquet.*is a folder"):
+        write_parquet(tmp_path / "x.parquet", chunks())
+
+
+def test_undefined_best_tokens_are_null_and_empty(tmp_path: Path) -> None:
+    chunk, stream = table(0, 2, k=2), io.StringIO()
+    chunk.columns["top_ids"][:] = [[-1, -1], [7, -1]] * (len(chunk) // 2)
+    chunk.columns["top_logprobs"][:] = np.nan
+    write_parquet(tmp_path / "x.parquet", [chunk])
+    found = ask(f"SELECT DISTINCT top_ids, top_logprobs FROM '{tmp_path / 'x.parquet'}' ORDER BY top_ids")
+    assert found == [([7, None], [None, None]), ([None, None], [None, None])]
+    write_csv(chunk, stream)
+    lines = list(csv.DictReader(io.StringIO(stream.getvalue(), newline="")))
+    assert [(line["top_ids"], line["top_logprobs"]) for line in lines[:2]] == [("", ""), ("7 ", "")]
+
+
 def test_same_rows_same_bytes_however_cut(tmp_path: Path) -> None:
     whole = table(0, 40)
     first = whole.columns["position"] < 17
@@ -284,7 +323,8 @@ def test_csv() -> None:
     assert len(lines) == len(chunk)
     for place, line in enumerate(lines):
         assert line["token"] == chunk.columns["token"][place]
-        assert [int(cell) for cell in line["top_ids"].split(" ")] == chunk.columns["top_ids"][place].tolist()
+        ids = [int(cell or -1) for cell in line["top_ids"].split(" ")] if line["top_ids"] else [-1] * 4
+        assert ids == chunk.columns["top_ids"][place].tolist()
         value = chunk.columns["logprob"][place]
         assert (line["logprob"] == "") if np.isnan(value) else np.float32(line["logprob"]) == value
         assert line["rank"] == ("" if chunk.columns["rank"][place] < 0 else str(chunk.columns["rank"][place]))

@@ -37,7 +37,7 @@ def test_a_parallel_family_lists_the_sites_it_has():
         (5, "resid_post", "unknown layer 5 for resid_post: expected 0 to 4"),
         (-1, "resid_post", "unknown layer -1"),
         (0, "attn_out", "unknown layer 0 for attn_out: expected 1 to 4"),
-        (1, "resid_pre", "resid_mid, attn_out, mlp_out, resid_post"),
+        (1, "resid_pre", "attn_out, resid_mid, mlp_out, resid_post"),
     ],
 )
 def test_unknown_layers_and_sites_are_refused(llama, layer, site, words):
