@@ -89,7 +89,7 @@ def main() -> None:
     """Prints one JSON line a peer and size."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--peers", nargs="+", choices=ENVIRONMENT, default=list(ENVIRONMENT))
-    options.add_argument("--tokens", nargs="+", type=int, default=[256, 1024])
+    options.add_argument("--tokens", nargs="+", type=int, default=[256])
     options.add_argument("--repeats", type=int, default=3)
     given = options.parse_args()
     for line in run(given.peers, given.tokens, given.repeats):

@@ -4,7 +4,7 @@ The token rows, less their mean and rotated by a fixed random orthogonal matrix,
 rotated likewise, to two 8-bit limbs, so that practically all of the error is that of the token rows and is independent
 from token to token: Gaussian, its size known for every row. The rows that others are compared with are read exactly.
 The best HEAD tokens and the named ones are scored in float32 and replace their screened values in the sums; of the
-remaining tail the mean error is taken out. Rows for which that is not surely enough are read exactly.
+remaining tail the errors average out. Rows for which that is not surely enough are read exactly.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class Screen:
         sums.top, sums.top_ids = best(head.masked_fill(top_ids < 0, -torch.inf), top_ids, top_k)
         margin = SIGMAS * self.length * self.weight.error.max()
         limit = self.rows.top[:, -1] + margin.numpy()  # nothing outside the head is above this
-        sums.above, unsure = self._ranks(top, head, torch.from_numpy(limit))
+        sums.above, unsure = self._ranks(head, torch.from_numpy(limit))
         unsure |= sums.top[:, -1] <= torch.from_numpy(limit)
         surprise = (sums.largest + sums.total.log() - sums.top[:, 0]).clamp(min=1.0)
         unsure |= ~(TOLERANCE_SIGMAS * sd < TOLERANCE * surprise)
@@ -261,15 +261,13 @@ class Screen:
         # frequent tokens have longer rows and larger errors: those of the tail are about those of the head's end
         error = self.weight.error[ids[:, HEAD // 2 : HEAD]].square().mean(1)
         variance = (self.length.square() * error).double()
-        shrink = (-variance / 2).exp()  # the mean of e^noise is e^(variance / 2)
-        tail = (total - e_old.sum(1)).clamp(min=0) * shrink
         sd = ((squares - e_old.square().sum(1)).clamp(min=0) * variance).sqrt()
-        total = tail + e_new.sum(1)
+        total = total + (e_new - e_old).sum(1)
         sums = Sums(
             largest=largest,
             total=total,
-            own=shrink * (own - (e_old * old).sum(1)) - variance * tail + (e_new * new).sum(1),
-            reference=shrink * (reference - (e_old * r).sum(1)) + (e_new * r).sum(1),
+            own=own + (e_new * new - e_old * old).sum(1),
+            reference=reference + ((e_new - e_old) * r).sum(1),
             by_reference=total,
             by_base=total,
             above=self.tokens,
@@ -278,14 +276,13 @@ class Screen:
         )
         return sums, sd / total
 
-    def _ranks(self, screened: Tensor, exact: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    def _ranks(self, exact: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens above each named one ``[M, T]``, and rows where a rank of SURE_RANK or less may be wrong."""
         z = self.logits
         own = torch.from_numpy(self.rows.top_ids)[:, None, :] == self.tokens[:, :, None]
         better = ((exact[:, None, :] > z[:, :, None]) & ~own).sum(2)
-        thought = ((screened[:, None, :] > z[:, :, None]) & ~own).sum(2)
         complete = z > limit[:, None]
-        above = torch.where(complete, better, torch.from_numpy(self.rows.above) - thought + better)
+        above = torch.where(complete, better, torch.maximum(torch.from_numpy(self.rows.above), better))
         unsure = ~complete & (better < SURE_RANK)
         return above, unsure.any(1)
 
