@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Unpack
 
+from midstream.errors import RequestError
 from midstream.lens.request import ReadOptions, Request, request
 from midstream.model.load import load
 from midstream.model.model import Model
@@ -28,6 +29,7 @@ class Reading(ReadingTable):
 
     _model: Model | None = field(default=None, repr=False, compare=False)
     _request: Request | None = field(default=None, repr=False, compare=False)
+    _rows: int = field(default=0, repr=False, compare=False)
 
     def show(self, statistic: str = DEFAULT) -> None:
         """Print the grid to the terminal, coloured by ``statistic``."""
@@ -58,7 +60,9 @@ class Reading(ReadingTable):
         save(self, path, statistic=statistic)
 
     def save(self, path: str | Path) -> None:
-        """Write the columns to one Parquet file, whole or not at all."""
+        """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        if Path(path).suffix != ".parquet":
+            raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
         from midstream.store.write import write_parquet
 
         write_parquet(path, [self])
@@ -73,8 +77,8 @@ class Reading(ReadingTable):
         return self.__dict__ | {"_model": None, "_request": None}
 
     def _tracks(self) -> dict[str, Array] | None:
-        whole = len(self) % len(self.positions["position"]) == 0  # not so once rows were picked
-        if self._model is None or self._request is None or not whole:
+        picked = len(self) != self._rows
+        if self._model is None or self._request is None or picked:
             return None
         return tracks(self._model, self, self._request)
 
@@ -96,6 +100,8 @@ def read(
 
     Returns the reading, one row a lens, site, layer and position. Raises RequestError for what the model lacks.
     """
+    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
+        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
     wanted = request(model, options)
     encoded = encode(model, text, messages, special=options.get("special", False))
     shown = {"text" if messages is None else "messages": shorten(repr(text if messages is None else messages), 200)}
@@ -103,4 +109,4 @@ def read(
     call = ", ".join(f"{name}={value}" for name, value in shown.items())
     table = read_text(model, encoded, wanted, command=f"midstream.read(model, {call})")
     plain: dict[str, Any] = {entry.name: getattr(table, entry.name) for entry in fields(ReadingTable)}
-    return Reading(**plain, _model=model, _request=wanted)
+    return Reading(**plain, _model=model, _request=wanted, _rows=len(table))

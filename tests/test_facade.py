@@ -96,3 +96,15 @@ def test_wrong_options_are_named(tiny):
     assert set(one.columns["layer"]) == {3}
     assert set(one.watched["watch_id"]) == {tiny.tokenizer.single(" Paris")}
     assert "a king was" in one.provenance.command
+
+
+def test_a_layer_picked_whole_still_shows(tiny):
+    reading = ms.read(tiny, "The capital of France is Paris", every=10)
+    assert "<" in reading.pick(reading.columns["layer"] == 10)._repr_html_()
+
+
+def test_mistakes_of_a_newcomer_get_a_sentence(tiny, tmp_path):
+    with pytest.raises(RequestError, match=r"midstream\.load"):
+        ms.read("gpt2", "a king was")
+    with pytest.raises(RequestError, match=r"\.parquet"):
+        ms.read(tiny, "a king was", layers=3).save(tmp_path / "x.csv")

@@ -25,6 +25,12 @@ class Commands(TyperGroup):
         except MidstreamError as error:
             print(f"midstream: {_harmless(str(error))}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
+        except BrokenPipeError as error:  # whoever read our output has seen enough
+            sys.stdout = None
+            raise typer.Exit(0) from error
+        except OSError as error:
+            print(f"midstream: {error.strerror}: nothing more can be written there.", file=sys.stderr)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             print("midstream: interrupted.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error

@@ -66,6 +66,8 @@ def read(
 ) -> None:
     """Read one text: what each layer already believes about the next token."""
     given = _text(text, file)
+    if not given:
+        raise RequestError("the text is empty: expected at least two tokens to read.")
     _check_targets(color, html, plot, out)
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
@@ -111,6 +113,8 @@ def _text(text: str | None, file: Path | None) -> str:
             'no text given: expected midstream read "some text", --file FILE, or --file - for standard input.'
         )
     try:
+        if str(file) == "-" and sys.stdin is None:
+            raise RequestError("standard input is closed: expected a text there, or --file FILE.")
         raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise RequestError(f"cannot read {str(file)!r}: {error.strerror}; expected a text file.") from error
@@ -129,10 +133,10 @@ def _layers(given: str) -> list[int]:
     for piece in given.split(","):
         first, dash, last = piece.strip().partition("-") if piece.strip()[:1] != "-" else (piece.strip(), "", "")
         try:
-            found = range(int(first), int(last if dash else first) + 1)
-            if len(found) > MOST_LAYERS:
+            low, high = int(first), int(last if dash else first)
+            if not 0 <= high - low < MOST_LAYERS:
                 raise ValueError
-            layers += found
+            layers += range(low, high + 1)
         except ValueError:
             raise RequestError(f"layers {given!r}: expected numbers and ranges such as 0,8,16 or 0-8,30.") from None
     return layers
@@ -222,7 +226,9 @@ def _progress(tokens: int) -> Generator[Callable[[int], None] | None]:
             return Text(f"{task.speed or 0:,.0f} tokens/s")
 
     columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,} tokens"), Speed())
-    with Progress(*columns, TimeRemainingColumn(), console=errors(), transient=True) as bar:
+    console = errors()
+    quiet = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("reading", total=tokens)
         yield lambda done: bar.update(task, completed=done)
 

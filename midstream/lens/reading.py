@@ -7,7 +7,8 @@ stream is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,13 +99,26 @@ def _chunks(model: Model, ids: Tensor, request: Request) -> Iterator[Chunk]:
         for start in range(window.start, window.stop, step):
             stop = min(start + step, window.stop)
             wanted = sorted(places) if stop > window.first else []
-            stream = capture_sites(model, ids[None, start:stop].to(model.device), wanted, cache=cache)
+            with _evaluated(model):
+                stream = capture_sites(model, ids[None, start:stop].to(model.device), wanted, cache=cache)
             for first in range(max(start, window.first), stop, CHUNK):
                 end = min(first + CHUNK, stop)
                 part = {place: h[0, first - start : end - start] for place, h in stream.items()}
                 if end == stop:
                     stream.clear()  # so that the chunk alone holds the tensors, and frees them as it is read
                 yield Chunk(window, first, end, part)
+
+
+@contextmanager
+def _evaluated(model: Model) -> Generator[None]:
+    """Inside, dropout is off, also in a module that its owner has put back into training since it was loaded."""
+    training = [module for module in model.module.modules() if module.training]
+    model.module.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @dataclass(frozen=True)

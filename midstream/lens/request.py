@@ -104,7 +104,7 @@ def _lenses(given: str | Lens | Sequence[str | Lens]) -> tuple[Lens, ...]:
 def _sites(model: Model, given: str | Sequence[str]) -> tuple[str, ...]:
     available = model.anatomy.sites
     listed = [given] if isinstance(given, str) else list(given)
-    if listed == ["all"]:
+    if "all" in listed:
         return available
     for site in listed:
         check(model.anatomy, model.anatomy.layers, site)

@@ -163,6 +163,8 @@ def _explained(target: Path) -> Generator[None]:
     except Exception as error:
         if not type(error).__module__.endswith("duckdb"):
             raise
+        if "KeyboardInterrupt" in str(error):  # Ctrl-C while DuckDB was turning Python values into its own
+            raise KeyboardInterrupt from error
         reason = str(error).splitlines()[0]
         raise RequestError(f"cannot write {str(target)!r}: {reason}. Is there space left on that disk?") from error
 

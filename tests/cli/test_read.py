@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,7 +97,9 @@ WRONG = {
     "undecodable bytes": (["--file", "latin.txt"], "not UTF-8 at byte 3"),
     "unknown layer": (["a king was", "--layers", "31"], "0 to 30"),
     "layers not numbers": (["a king was", "--layers", "three"], "0,8,16"),
-    "no layers": (["a king was", "--layers", "5-3"], "no layer"),
+    "layers backwards": (["a king was", "--layers", "5-3"], "0-8,30"),
+    "layers without end": (["a king was", "--layers", "0-99999999999999999999"], "0-8,30"),
+    "empty chat": (["", "--chat"], "empty"),
     "layer 0 of another site": (["a king was", "--layers", "0", "--site", "mlp_out"], "resid_post"),
     "stride of nothing": (["a king was", "--every", "0"], "stride"),
     "unknown site": (["a king was", "--site", "nowhere"], "resid_mid"),
@@ -168,3 +171,34 @@ def test_start_imports_nothing_heavy(desk):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "king" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "shell", "code"),
+    [
+        ("--format csv", ">/dev/full", 2),
+        ("--format json", ">/dev/full", 2),
+        ("--format csv", ">&-", 0),
+        ("--file -", "<&-", 2),
+        ("--format csv", "| head -1", 0),
+        ("--format json", "| PYTHONIOENCODING=ascii cat", 0),
+    ],
+)
+def test_closed_and_full_streams_leave_no_traceback(desk, words, shell, code):
+    text = "" if "--file" in words else "'a king — was'"
+    line = f"set -o pipefail; PYTHONIOENCODING=ascii {sys.executable} -m midstream read {text} {words} {shell}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert done.returncode == code, done.stderr
+
+
+def test_terminated_leaves_nothing(desk):
+    (desk / "long.txt").write_text("a king was there " * 20000)
+    command = [sys.executable, "-m", "midstream", "read", "--file", "long.txt", "--out", "x.parquet"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(desk.glob(".midstream*")):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait() == 143
+    assert [path.name for path in desk.iterdir()] == ["long.txt"]

@@ -293,3 +293,16 @@ def test_readers_are_made_once_a_document(tiny, monkeypatch):
     monkeypatch.setattr(reading_file, "CHUNK", 7)
     ms.read(tiny, TEXT)
     assert made == [1]
+
+
+def test_a_module_in_training_is_read_without_dropout():
+    module, tokenizer, _ = build("gpt2")
+    model = ms.load((module, tokenizer))
+    quiet = ms.read(model, TEXT)
+    module.train()
+    module.transformer.h[0].eval()
+    again = ms.read(model, TEXT)
+    np.testing.assert_array_equal(quiet.columns["entropy"], again.columns["entropy"])
+    assert module.training
+    assert module.transformer.drop.training
+    assert not module.transformer.h[0].training, "each part is put back as it was"
