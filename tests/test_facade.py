@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 
 import midstream as ms
@@ -106,5 +107,17 @@ def test_a_layer_picked_whole_still_shows(tiny):
 def test_mistakes_of_a_newcomer_get_a_sentence(tiny, tmp_path):
     with pytest.raises(RequestError, match=r"midstream\.load"):
         ms.read("gpt2", "a king was")
+    for wrong in ({"top_k": 2.5}, {"every": "2"}):
+        with pytest.raises(RequestError, match=r"2\.5|'2'"):
+            ms.read(tiny, "a king was", **wrong)
+    with pytest.raises(RequestError, match="bytes"):
+        ms.read(tiny, b"a king was")
     with pytest.raises(RequestError, match=r"\.parquet"):
         ms.read(tiny, "a king was", layers=3).save(tmp_path / "x.csv")
+
+
+def test_nothing_picked_is_nothing_to_show(tiny, tmp_path):
+    none = ms.read(tiny, "a king was", layers=3).pick(np.zeros(len(ms.read(tiny, "a king was", layers=3)), dtype=bool))
+    for show in (none.html, none._repr_html_, none.show, lambda: none.plot(tmp_path / "x.svg")):
+        with pytest.raises(RequestError, match="no rows"):
+            show()

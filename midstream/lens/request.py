@@ -77,6 +77,8 @@ def request(model: Model, options: ReadOptions) -> Request:
         raise RequestError(f"no layer to read: layer 0 has only the site resid_post; choose layers from 1 to {last}.")
     top_k = options.get("top_k", 10)
     vocabulary = model.anatomy.vocabulary
+    if not isinstance(top_k, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"top_k is {top_k!r}: expected a whole number.")
     if not 1 <= top_k <= min(vocabulary, 1024):
         raise RequestError(f"top-k is {top_k}: expected 1 to {min(vocabulary, 1024)}.")
     precision = options.get("precision", "exact")
@@ -114,8 +116,8 @@ def _sites(model: Model, given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _layers(given: int | Iterable[int] | None, last: int, every: int) -> tuple[int, ...]:
-    if every < 1:
-        raise RequestError(f"every {every}-th layer: expected a stride of 1 or more.")
+    if not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"every {every!r}-th layer: expected a stride of 1 or more.")
     listed = range(last + 1) if given is None else [given] if isinstance(given, int) else list(given)
     # a user's types are checked by nobody
     if wrong := [layer for layer in listed if not isinstance(layer, int)]:  # pyright: ignore[reportUnnecessaryIsInstance]

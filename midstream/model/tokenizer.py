@@ -148,7 +148,8 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RequestError(
-                f"the text holds {text[error.start]!r} at {error.start}, which is no character."
+                f"the text holds {text[error.start]!r} at {error.start}, which is no character: expected "
+                "text; bytes that are not UTF-8 come out like this, so convert them first."
             ) from error
         with self._lock:
             self._backend.encode_special_tokens = not special

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def _refuse_kind(name: str, config: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Why loading failed, in words: from the kind of error at its root where that says it, else its first line."""
+    """Why loading failed, in words: from the kind of error at its root where that says it, else its beginning."""
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:
@@ -98,8 +99,8 @@ def _reason(error: BaseException) -> str:
         return "it has no safetensors, only a pickle, which can run any code when it is opened"
     if "ignore_mismatched_sizes" in text:
         return "the shapes of its tensors are not those of its config.json"
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return first.rstrip(". ")
+    # the first line alone is often an empty heading
+    return shorten(text, 300).rstrip(". ") or type(error).__name__
 
 
 @contextmanager

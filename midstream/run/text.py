@@ -43,6 +43,8 @@ def encode(
 
         encoded = encode_chat(model.tokenizer, messages)
     else:
+        if not isinstance(text, str):
+            raise RequestError(f"a text was given as {type(text).__name__}: expected str.")
         if not text:
             raise RequestError("the text is empty: expected at least two tokens to read.")
         encoded = model.tokenizer.encode(text, special=special)

@@ -115,7 +115,8 @@ def _subtitle(table: ReadingTable) -> str:
 
 def _plain(table: ReadingTable) -> str:
     """A small table of top tokens for readers without script: last positions, some layers, the output on top."""
-    site = "resid_post" if "resid_post" in table.columns["site"] else str(table.columns["site"][0])
+    first = lay_out(table).sites[0]
+    site = "resid_post" if "resid_post" in table.columns["site"] else first
     layout = lay_out(table, sites=[site], every=1)
     layout = lay_out(table, sites=[site], every=-(-len(layout.layers) // PLAIN_ROWS))
     columns = range(max(0, len(layout.positions) - PLAIN_POSITIONS), len(layout.positions))

@@ -50,7 +50,7 @@ def render(
     """The figure as the bytes of an ``svg``, ``png`` or ``pdf`` file. Raises RequestError."""
     chart.statistic(statistic)
     lenses = [lens] if lens is not None else list(dict.fromkeys(table.columns["lens"].tolist()))
-    layouts = [lay_out(table, lens=one, every=every) for one in lenses]
+    layouts = [lay_out(table, lens=one, every=every) for one in lenses or [None]]
     import matplotlib  # half a second that only a figure pays
 
     undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}

@@ -61,7 +61,7 @@ def grid(
     Raises RequestError for an unknown statistic, lens or site.
     """
     chart.statistic(statistic)
-    lenses = [lens] if lens is not None else dict.fromkeys(table.columns["lens"].tolist())
+    lenses = [lens] if lens is not None else list(dict.fromkeys(table.columns["lens"].tolist())) or [None]
     return TerminalGrid(table, [lay_out(table, lens=one, sites=sites, every=every) for one in lenses], statistic)
 
 
