@@ -24,7 +24,7 @@ class Reading(ReadingTable):
     """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
 
     In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
-    for the curves of the tokens that lead; a copy that was pickled does without.
+    for the curves of the tokens that lead; a copy or a pickle does without.
     """
 
     _model: Model | None = field(default=None, repr=False, compare=False)
