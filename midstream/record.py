@@ -76,6 +76,26 @@ POSITIONS: tuple[Column, ...] = (
 )
 """The columns of the table of positions: one row per token of the text."""
 
+SCORE: tuple[Column, ...] = (
+    Column("lens", "str", False, "", "name of the lens"),
+    Column("layer", "int16", False, "", "as in a reading; -1 = all layers together"),
+    Column("site", "str", False, "", "as in a reading"),
+    Column("measure", "str", False, "", "what is estimated: kl, cross_entropy, accuracy, agreement, pass@k ..."),
+    Column("against", "str", False, "", "empty, or what is subtracted: another lens or a baseline, same texts"),
+    Column("value", "float64", True, "unit", "the estimate"),
+    Column("low", "float64", True, "unit", "lower end of its interval"),
+    Column("high", "float64", True, "unit", "upper end of its interval"),
+    Column("level", "float64", False, "", "coverage of the interval"),
+    Column("clusters", "int32", False, "", "independent units: works, documents or prompts"),
+    Column("documents", "int32", False, "", "documents (or prompts) that count"),
+    Column("tokens", "int32", False, "tokens", "positions that count"),
+    Column("method", "str", False, "", "how the interval was made"),
+    Column("unit", "str", False, "", "of value, low and high: nats, 1 (a share) ..."),
+    Column("largest_share", "float64", True, "", "share of the positions that the largest cluster holds"),
+)
+"""The columns of a score table: one row per lens, layer, site, measure and comparison; the last eleven are an
+``Estimate``."""
+
 Kind = Literal["text", "special", "template"]
 
 
