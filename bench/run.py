@@ -149,7 +149,7 @@ def page(lines: list[Line]) -> str:
             [[line["name"], *_cells(line, "seconds", "torch_seconds", "peak_mb")] for line in parts["start"]],
         ),
     ]
-    text = [f"### {title}\n\n{_table(head, rows)}\n" for title, head, rows in sections if rows]
+    text = [f"### {title}\n\n{table(head, rows)}\n" for title, head, rows in sections if rows]
     return "\n".join([*text, *_circumstances(lines)])
 
 
@@ -166,7 +166,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

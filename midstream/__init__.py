@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["Reading", "load", "read"]
+__all__ = ["Lens", "Reading", "Score", "fit", "load", "read", "score"]
 
 if TYPE_CHECKING:
-    from midstream.facade import Reading, load, read
+    from midstream.facade import Lens, Reading, Score, fit, load, read, score
 
 
 def __getattr__(name: str) -> Any:

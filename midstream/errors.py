@@ -29,6 +29,10 @@ class ProofError(ModelError):
     """The parts found in a model do not reproduce its own logits, so nothing may be read from it."""
 
 
+class FitError(MidstreamError):
+    """A fit came to nothing: no number, or further off than where it started; the last good maps are kept."""
+
+
 class MissingPackageError(RequestError):
     """An optional package is needed for what was asked; the text holds the line that installs it."""
 

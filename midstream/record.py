@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,7 @@ class Provenance:
         command: what was typed or called.
         time: UTC, ISO 8601.
         precision: ``exact`` or ``fast``, with the measured error of each statistic in nats.
+        settings: what else the numbers depend on, such as the tokens and positions that a score read.
     """
 
     model: str = ""
@@ -124,6 +125,7 @@ class Provenance:
     command: str = ""
     time: str = ""
     precision: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,32 +152,59 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadingTable:
+class Table:
+    """Columns as a subclass declares them; undefined is NaN in float columns and -1 in integer ones.
+
+    Attributes:
+        columns: name -> array with one entry a row.
+        DECLARED: the columns, in order.
+    """
+
+    columns: dict[str, Array]
+    DECLARED: ClassVar[tuple[Column, ...]] = ()
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(next(iter(self.columns.values())))
+
+    def pick(self, mask: Array) -> Self:
+        """The rows where ``mask`` (bool, one entry a row) is true."""
+        return replace(self, columns={name: values[mask] for name, values in self.columns.items()})
+
+    def arrow(self) -> Any:
+        """A ``pyarrow.Table`` with nulls where undefined. Raises MissingPackageError without pyarrow."""
+        pa = _package("pyarrow", "arrow")
+        types = {column.name: _arrow_type(pa, column.dtype) for column in self.DECLARED}
+        return pa.table({name: pa.array(as_list(self.columns[name]), kind) for name, kind in types.items()})
+
+    def pandas(self) -> Any:
+        """A ``pandas.DataFrame``. Raises MissingPackageError without pandas or pyarrow."""
+        _package("pandas", "pandas")
+        return self.arrow().to_pandas()
+
+    def polars(self) -> Any:
+        """A ``polars.DataFrame``. Raises MissingPackageError without polars or pyarrow."""
+        return _package("polars", "polars").from_arrow(self.arrow())
+
+
+@dataclass(frozen=True, eq=False)
+class ReadingTable(Table):
     """Readings as columns, with what is needed to label and reproduce them.
 
     Attributes:
-        columns: name -> array with one entry a row (``top_ids``, ``top_logprobs``: ``[rows, k]``), as declared in
-            ``READING``; undefined is NaN in float columns and -1 in integer ones.
+        columns: as declared in ``READING``; ``top_ids`` and ``top_logprobs`` are ``[rows, k]``.
         positions: the table ``POSITIONS``.
         watched: the table ``WATCHED``; zero rows when nothing was watched.
         vocabulary: token id -> token text, for every id that occurs in any column.
         layers: number L of blocks of the model, so that views know which layer is the last.
     """
 
-    columns: dict[str, Array]
     positions: dict[str, Array]
     watched: dict[str, Array]
     vocabulary: dict[int, str]
     provenance: Provenance
     layers: int
-
-    def __len__(self) -> int:
-        """Rows."""
-        return len(self.columns["layer"])
-
-    def pick(self, mask: Array) -> ReadingTable:
-        """The rows where ``mask`` (bool, one entry a row) is true."""
-        return replace(self, columns={name: values[mask] for name, values in self.columns.items()})
+    DECLARED: ClassVar[tuple[Column, ...]] = READING
 
     def keys(self) -> list[tuple[str, str]]:
         """The (lens, site) pairs that occur, in order of first appearance."""
@@ -194,20 +223,31 @@ class ReadingTable:
             document["watched"] = watched
         return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
-    def arrow(self) -> Any:
-        """A ``pyarrow.Table`` with nulls where undefined. Raises MissingPackageError without pyarrow."""
-        pa = _package("pyarrow", "arrow")
-        types = {column.name: _arrow_type(pa, column.dtype) for column in READING}
-        return pa.table({name: pa.array(as_list(self.columns[name]), kind) for name, kind in types.items()})
 
-    def pandas(self) -> Any:
-        """A ``pandas.DataFrame``. Raises MissingPackageError without pandas or pyarrow."""
-        _package("pandas", "pandas")
-        return self.arrow().to_pandas()
+@dataclass(frozen=True, eq=False)
+class ScoreTable(Table):
+    """What lenses are good for: one row an estimate, columns as declared in ``SCORE``.
 
-    def polars(self) -> Any:
-        """A ``polars.DataFrame``. Raises MissingPackageError without polars or pyarrow."""
-        return _package("polars", "polars").from_arrow(self.arrow())
+    Attributes:
+        notes: what was counted and left out, one sentence each.
+        layers: number L of blocks of the model.
+    """
+
+    provenance: Provenance
+    notes: tuple[str, ...]
+    layers: int
+    DECLARED: ClassVar[tuple[Column, ...]] = SCORE
+
+    def json(self) -> str:
+        """One JSON document: ``{"schema", "provenance", "notes", "columns"}``; undefined is null.
+
+        An interval without an end on one side, which 6 to 11 clusters can have, ends in null there as well.
+        """
+        endless = ("low", "high")
+        bounded = {name: np.where(np.isinf(self.columns[name]), np.nan, self.columns[name]) for name in endless}
+        columns = {column.name: as_list((self.columns | bounded)[column.name]) for column in SCORE}
+        document = {"schema": SCHEMA, "provenance": asdict(self.provenance), "notes": self.notes, "columns": columns}
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 def as_list(values: Array) -> list[Any]:

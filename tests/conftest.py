@@ -6,6 +6,11 @@ import json
 import os
 
 import pytest
+from hypothesis import settings
+
+# A machine that does other work beside the tests must not fail them: no test asserts a time, also not by a deadline.
+settings.register_profile("midstream", deadline=None)
+settings.load_profile("midstream")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -97,6 +102,15 @@ def tiny(tiny_folder):
     from midstream.model.load import load
 
     return load(tiny_folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lens_folder(tmp_path_factory):
+    """An empty lens folder for the session, so that no test sees the lenses of whoever runs it."""
+    place = tmp_path_factory.mktemp("lenses")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIDSTREAM_LENSES", str(place))
+        yield place
 
 
 @pytest.fixture

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from conftest import SENTENCES
+from lens_sample import sample
 from typer.main import get_command
 
 from midstream.cli.main import app
-from midstream.record import READING
+from midstream.lens.file.artifact import save
+from midstream.lens.score.causal_estimates import UNITS as CAUSAL
+from midstream.lens.score.estimates import MEASURES
+from midstream.record import READING, SCORE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,12 +32,22 @@ COMMANDS = sorted({line[2:] for _, code in blocks("console") for line in code.sp
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch, tiny_folder):
-    """A folder with what the examples name: a model and a speech."""
+def desk(tmp_path, monkeypatch, tiny_folder, tiny):
+    """A folder with what the examples name: a model, a lens for it and a speech; and a lens folder of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIDSTREAM_LENSES", str(tmp_path / "lenses"))
+    save(sample(tiny), tmp_path / "tuned.safetensors")
     monkeypatch.setenv("MIDSTREAM_MODEL", str(tiny_folder))
     (tmp_path / "my-model").symlink_to(tiny_folder)
     (tmp_path / "speech.txt").write_text("Four score and seven years ago our fathers brought forth. " * 12)
+    draw = random.Random(0)
+    words = " ".join(SENTENCES).split()
+    texts = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(60)]
+    (tmp_path / "corpus.txt").write_text("\n<|endofdoc|>\n".join(texts))
+    held = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(13)]
+    (tmp_path / "held-out.txt").write_text("\n<|endofdoc|>\n".join(held))
+    items = [{"prompt": text, "intermediates": ["city", "a"], "target": "Paris"} for text in SENTENCES * 2]
+    (tmp_path / "prompts.json").write_text(json.dumps({"items": items}))
     return tmp_path
 
 
@@ -82,6 +99,12 @@ def test_every_column_is_documented():
     text = (ROOT / "docs" / "statistics.md").read_text()
     missing = [column.name for column in READING if f"`{column.name}`" not in text]
     assert not missing
+
+
+def test_every_score_column_and_measure_is_documented():
+    text = (ROOT / "docs" / "score.md").read_text()
+    assert not [column.name for column in SCORE if f"`{column.name}`" not in text]
+    assert not [name for name in (*MEASURES, *CAUSAL) if f"`{name}`" not in text]
 
 
 def test_readme_counts_the_models_as_the_walk_did():

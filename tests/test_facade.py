@@ -11,7 +11,7 @@ from midstream.run.text import FOLLOWED, tracks
 
 
 def test_names_are_few_and_lazy():
-    assert ms.__all__ == ["Reading", "load", "read"]
+    assert ms.__all__ == ["Lens", "Reading", "Score", "fit", "load", "read", "score"]
     with pytest.raises(AttributeError, match="load"):
         ms.laod  # noqa: B018  the attribute access is the test
 
@@ -61,7 +61,9 @@ def test_views_are_written(tiny, tmp_path, monkeypatch, capsys):
     assert "France" in capsys.readouterr().out
     page = reading.html("read.html")
     assert (tmp_path / "read.html").read_text(encoding="utf-8") == page
-    reading.plot("read.svg")
+    reading.plot("read.svg", lenses=["logit"], every=2)
+    with pytest.raises(RequestError, match="logit"):
+        reading.plot("none.svg", lenses=["tunnel"])
     reading.save("read.parquet")
     assert "<" in reading._repr_html_()
     assert {path.suffix for path in tmp_path.iterdir()} == {".html", ".svg", ".parquet"}
@@ -121,3 +123,15 @@ def test_nothing_picked_is_nothing_to_show(tiny, tmp_path):
     for show in (none.html, none._repr_html_, none.show, lambda: none.plot(tmp_path / "x.svg")):
         with pytest.raises(RequestError, match="no rows"):
             show()
+
+
+def test_fit_gives_a_lens_that_can_be_read_with_and_kept(tiny, tmp_path):
+    words = ["once", "upon", "a", "time", "there", "was", "a", "king", "who", "asked", "why", "is", "the", "sky"]
+    texts = [" ".join(words[(n * step) % len(words)] for n in range(80)) for step in range(1, 40)]
+    (tmp_path / "corpus.txt").write_text("\n<|endofdoc|>\n".join(texts))
+    lens = ms.fit(tiny, tmp_path / "corpus.txt", "shortcut", tokens=2500, layers=[10, 30])
+    assert set(ms.read(tiny, "a king", lens=lens, layers=[10]).columns["lens"]) == {"shortcut"}
+    lens.save(tmp_path / "a.safetensors")
+    assert ms.Lens.load(tmp_path / "a.safetensors", tiny).layers == (10, 30)
+    with pytest.raises(RequestError, match="unknown option 'tokns'"):
+        ms.fit(tiny, tmp_path / "corpus.txt", tokns=3)

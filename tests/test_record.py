@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 import midstream as ms
-from midstream.record import READING, as_list
+from midstream.record import READING, SCORE, Provenance, ScoreTable, as_list
 
 UNDEFINED_SOMEWHERE = {
     "target_id", "logprob", "rank", "lse", "entropy", "kl_final_lens", "kl_lens_final", "final_top1_rank",
@@ -65,3 +65,18 @@ def test_undefined_is_none():
     assert as_list(np.array([1.5, np.nan], dtype=np.float32)) == [1.5, None]
     assert as_list(np.array([3, -1], dtype=np.int32)) == [3, None]
     assert as_list(np.array([-1, 2], dtype=np.int16)) == [-1, 2]
+
+
+def test_a_score_has_null_where_undefined_and_where_an_interval_has_no_end():
+    columns = {
+        column.name: np.array(["a", "b"], dtype=object) if column.dtype == "str" else np.zeros(2, column.dtype)
+        for column in SCORE
+    }
+    columns |= {"low": np.array([np.nan, -np.inf]), "layer": np.array([-1, 3], np.int16)}
+    table = ScoreTable(columns, Provenance(), ("said",), 30)
+    document = json.loads(table.json(), parse_constant=lambda name: pytest.fail(name))
+    assert document["columns"]["low"] == [None, None]
+    assert document["columns"]["layer"] == [-1, 3]
+    assert document["notes"] == ["said"]
+    assert [field.name for field in table.arrow().schema] == [column.name for column in SCORE]
+    assert len(table.pick(columns["layer"] > 0)) == 1

@@ -9,7 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from midstream.cli.anatomy import anatomy
+from midstream.cli.fit import fit
+from midstream.cli.lens import app as lens
 from midstream.cli.read import read
+from midstream.cli.score import score
 from midstream.errors import MidstreamError
 
 INTERRUPTED = 130
@@ -68,3 +71,6 @@ def about(
 
 app.command()(read)
 app.command()(anatomy)
+app.command()(fit)
+app.command()(score)
+app.add_typer(lens)

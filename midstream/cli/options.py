@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
+    from midstream.lens.lens import Lens
     from midstream.model.model import Model
 
 ModelName = Annotated[
@@ -44,6 +47,13 @@ def load_model(name: str | None, *, engine: str | None, device: str, dtype: str 
     for note in model.notes:
         print(f"midstream: {note}", file=sys.stderr)
     return model
+
+
+def say_notes(lenses: Iterable[Lens]) -> None:
+    """What the files of lenses warn of, such as layers that seem shifted in an import, on standard error."""
+    for lens in lenses:
+        for note in lens.about.get("notes", ()):
+            print(f"midstream: {note}", file=sys.stderr)
 
 
 def errors() -> Console:

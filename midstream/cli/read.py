@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, Seed, errors, load_model
+from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, Seed, errors, load_model, say_notes
 from midstream.errors import RequestError
 from midstream.view.chart import DEFAULT
 
 if TYPE_CHECKING:
-    from midstream.lens.request import Request
+    from midstream.lens.read.request import Request
     from midstream.model.model import Model
     from midstream.model.tokenizer import Encoded
     from midstream.record import ReadingTable
@@ -36,7 +36,15 @@ def read(
         Path | None, typer.Option("--file", help="Read this UTF-8 file instead; - is standard input.")
     ] = None,
     model: ModelName = None,
-    lens: Annotated[list[str] | None, typer.Option("--lens", help="logit, input; may be given again.")] = None,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lens",
+            help="logit, input, a fitted kind (tuned, future:2, input:0 ...) or a file; may be given again. "
+            "Without it: logit, and tuned once that has been fitted.",
+            show_default=False,
+        ),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
     ] = None,
@@ -71,22 +79,23 @@ def read(
     _check_targets(color, html, plot, out)
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
-    from midstream.lens.request import request
+    from midstream.lens.read.request import request
     from midstream.run.text import check_page, encode
 
     wanted = request(
         loaded,
         {
-            "lens": lens or "logit",
-            "layers": None if layers is None else _layers(layers),
+            "lens": lens or None,
+            "layers": None if layers is None else layers_of(layers),
             "every": every,
-            "site": site or "resid_post",
+            "site": site or None,
             "top_k": top_k,
             "watch": watch or (),
             "precision": precision,
             "seed": seed,
         },
     )
+    say_notes(wanted.lenses)
     messages = [{"role": "user", "content": given}] if chat else None
     encoded = encode(loaded, None if chat else given, messages, special=special)
     printed = output or (None if out else "grid")
@@ -127,7 +136,7 @@ def _text(text: str | None, file: Path | None) -> str:
         ) from error
 
 
-def _layers(given: str) -> list[int]:
+def layers_of(given: str) -> list[int]:
     """``0,8,16`` or ``0-8,30`` as numbers; a leading minus counts from the end."""
     layers: list[int] = []
     for piece in given.split(","):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
-
-from midstream.errors import choices
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ BUILT_IN = {lens.name: lens for lens in (LOGIT, INPUT)}
 """The lenses that need no file."""
 
 
-def built_in(name: str) -> Lens:
-    """The lens of that name. Raises RequestError, listing the names, where there is none."""
-    if name not in BUILT_IN:
-        raise choices("lens", name, BUILT_IN)
-    return BUILT_IN[name]
+def spans(layers: Sequence[int]) -> str:
+    """Ascending layers in few words: ``0, 3-8, 30``."""
+    starts = [layer for layer in layers if layer - 1 not in layers]
+    ends = [layer for layer in layers if layer + 1 not in layers]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from midstream.corpus.window import LONGEST, windows
+from midstream.corpus.window import Window
 from midstream.model.model import Model
 from midstream.stream.capture import capture_sites
 
@@ -45,11 +45,9 @@ class Passage:
         return torch.arange(max(self.first, MIN_CONTEXT, lag), max(len(self.ids) - ahead, 0))
 
 
-def passages(model: Model, ids: Sequence[int], places: Sequence[Place]) -> Iterator[Passage]:
-    """The windows of a document in order, every position new in exactly one; the model runs in float as loaded."""
-    document = torch.tensor(ids, dtype=torch.int64)
-    for window in windows(len(document), min(model.context, LONGEST)):
-        tokens = document[window.start : window.stop]
-        found = capture_sites(model, tokens[None].to(model.device), list(places))
-        stream = {place: value[0] for place, value in found.items()}
-        yield Passage(tokens, window.start, window.first - window.start, stream)
+def passage(model: Model, ids: Sequence[int], window: Window, places: Sequence[Place]) -> Passage:
+    """One window of a document."""
+    tokens = torch.tensor(ids[window.start : window.stop], dtype=torch.int64)
+    found = capture_sites(model, tokens[None].to(model.device), list(places))
+    stream = {place: value[0] for place, value in found.items()}
+    return Passage(tokens, window.start, window.first - window.start, stream)

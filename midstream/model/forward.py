@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from midstream.errors import ModelError, RequestError
 from midstream.model.families import family
-from midstream.model.hook import See, Stop, hooked
+from midstream.model.hook import Point, See, Stop, hooked
 
 if TYPE_CHECKING:
     from midstream.model.addition import Tap
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: object | None = None) -> None:
-    """Run the trunk on ``ids`` for what hooks see of it; nothing is returned and no logits are computed.
+    """Run the trunk on ``ids`` for what hooks see of it, without dropout; nothing is returned, no logits are computed.
 
     Args:
         ids: ``[b, t]`` int64.
@@ -45,8 +47,21 @@ def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: obj
         "past_key_values": cache,
         "use_cache": cache is not None,
     }
-    with torch.inference_mode():
+    with evaluated(anatomy.trunk), torch.inference_mode():
         call(anatomy.trunk, ids, arguments)
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Generator[None]:
+    """Inside, dropout is off, also in a module that its owner has put back into training since it was loaded."""
+    training = [child for child in module.modules() if child.training]
+    for child in training:
+        child.training = False
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
 
 
 def positions_of(ids: Tensor, mask: Tensor | None, past: int) -> Tensor:
@@ -71,6 +86,15 @@ def call(module: nn.Module, ids: Tensor, arguments: Mapping[str, Any]) -> Any:
     return module(input_ids=ids, **given)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Hooks that change the stream in a pass: those of ``before`` run before a tap at their place sees it, those of
+    ``after`` after it."""
+
+    before: Sequence[Point] = ()
+    after: Sequence[Point] = ()
+
+
 def seen(
     anatomy: Anatomy,
     ids: Tensor,
@@ -78,15 +102,19 @@ def seen(
     *,
     mask: Tensor | None = None,
     cache: object | None = None,
+    changes: Changes = Changes(),
 ) -> list[Tensor]:
     """The values at ``taps`` during one pass, each ``[b, t, d]``, own memory, in the model's dtype.
 
     Without a cache to fill, the pass ends as soon as the last tap has been seen.
 
+    Args:
+        changes: hooks that change the stream on its way.
+
     Raises:
         ModelError: if a tap is not reached or shows something that is no stream.
     """
-    places = [(index, addend) for index, tap in enumerate(taps) for addend in _addends(tap)]
+    places = [(index, addend) for index, tap in enumerate(taps) for addend in addends(tap)]
     found: dict[int, Tensor] = {}
     missing = len(places)
     shape = (*ids.shape, anatomy.width)
@@ -106,14 +134,69 @@ def seen(
 
         return see
 
-    with hooked((tap.module, tap.side, keep(index, tap.scale)) for index, tap in places):
+    points: list[Point] = [(tap.module, tap.side, keep(index, tap.scale)) for index, tap in places]
+    with hooked([*changes.before, *points, *changes.after]):
         run(anatomy, ids, mask=mask, cache=cache)
     if missing:
         raise ModelError(f"{missing} of {len(places)} places wanted in {anatomy.family} were never reached.")
     return [found[index] for index in range(len(taps))]
 
 
-def _addends(tap: Tap | None) -> Iterator[Tap]:
+def differentiable(anatomy: Anatomy, ids: Tensor) -> list[Tensor]:
+    """The stream at every layer as the nodes of one graph: h_L is differentiable in each of h_0 to h_{L-1}.
+
+    Parameters are constants of the graph: nothing is ever added to their gradients. The pass ends at layer L.
+
+    Args:
+        ids: ``[b, t]`` int64 without padding.
+
+    Returns:
+        L + 1 tensors ``[b, t, d]`` in the model's dtype, for ``torch.autograd.grad``.
+
+    Raises:
+        ModelError: if a block does not hand on the stream, or the family computes without gradients.
+    """
+    stream: list[Tensor] = []
+
+    def see(value: Tensor) -> Tensor:
+        if value.numel() != ids.numel() * anatomy.width:
+            raise ModelError(f"a block of {anatomy.family} shows {list(value.shape)}, expected {[*ids.shape]} rows.")
+        if not stream:
+            value = value.detach().requires_grad_()
+        stream.append(value.reshape(*ids.shape, anatomy.width))
+        if len(stream) > anatomy.layers:
+            raise Stop
+        # what goes on is a copy: some models add in place to what has passed
+        return stream[-1].clone().reshape(value.shape)
+
+    points: list[Point] = [(anatomy.blocks[0], "input", see), *((block, "output", see) for block in anatomy.blocks)]
+    with (
+        evaluated(anatomy.trunk),
+        _constant(anatomy.trunk),
+        hooked(points),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        call(anatomy.trunk, ids, {"position_ids": positions_of(ids, None, 0), "use_cache": False})
+    if len(stream) != anatomy.layers + 1 or not stream[-1].requires_grad:
+        raise ModelError(f"{anatomy.family}: no gradient leads from the last block back to the first.")
+    return stream
+
+
+@contextmanager
+def _constant(module: nn.Module) -> Generator[None]:
+    """Inside, no parameter wants gradients, so that no graph keeps what only they would need."""
+    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
+
+
+def addends(tap: Tap | None) -> Iterator[Tap]:
+    """The places whose values, each times its scale, add up to what ``tap`` shows."""
     while tap is not None:
         yield tap
         tap = tap.also
@@ -134,3 +217,25 @@ def new_cache(module: nn.Module, anatomy: Anatomy) -> object | None:
     except ValueError:  # a stack without any attention has no length to ask for
         return None
     return cache
+
+
+def expanded(cache: object, b: int) -> object | None:
+    """A new cache that holds one text's positions ``b`` times, as a batch; ``cache`` itself stays as it is.
+
+    ``None`` for a cache that holds more than keys and values (states of recurrences or convolutions).
+    """
+    own = getattr(cache, "expanded", None)
+    if callable(own):
+        return own(b)
+    from copy import deepcopy
+
+    from transformers.cache_utils import DynamicCache, DynamicIndexedLayer, DynamicLayer, LinearAttentionCacheLayerMixin
+
+    if not isinstance(cache, DynamicCache) or not all(
+        isinstance(layer, DynamicLayer) and not isinstance(layer, DynamicIndexedLayer | LinearAttentionCacheLayerMixin)
+        for layer in cache.layers
+    ):
+        return None
+    copy = deepcopy(cache)
+    copy.batch_repeat_interleave(b)
+    return copy

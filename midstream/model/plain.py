@@ -60,6 +60,12 @@ class PlainCache:
             self.layers[layer] = (torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2))
         return self.layers[layer]
 
+    def expanded(self, b: int) -> PlainCache:
+        """A new cache in which the one text of this one stands ``b`` times."""
+        copy = PlainCache()
+        copy.layers = [(k.expand(b, -1, -1, -1), v.expand(b, -1, -1, -1)) for k, v in self.layers]
+        return copy
+
 
 @dataclass(frozen=True)
 class Hidden:

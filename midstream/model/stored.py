@@ -76,7 +76,7 @@ def open_folder(folder: Path) -> Stored:
     files = _weight_files(folder)
     entries: dict[str, Entry] = {}
     for file in files:
-        for name, entry in _header(file).items():
+        for name, entry in header(file).items():
             if name in entries:
                 raise ModelError(
                     f"{folder} holds the tensor {name!r} twice, in {entries[name].file.name} and {file.name}."
@@ -202,13 +202,20 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     raise ModelError(f"{folder} holds no model.safetensors and no model.safetensors.index.json.")
 
 
-def _header(file: Path) -> dict[str, Entry]:
-    """The tensors that a file states, after its sizes have been checked against its length."""
+def header(file: Path, most: int = _MOST_HEADER) -> dict[str, Entry]:
+    """The tensors that a safetensors file states, once its sizes have been checked against its length.
+
+    Args:
+        most: bytes that the header may have; reading it takes up to 25 times as much.
+
+    Raises:
+        ModelError: if it cannot be read, or is damaged.
+    """
     try:
         length = file.stat().st_size
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
-            if length < 10 or not 2 <= size <= min(_MOST_HEADER, length - 8):
+            if length < 10 or not 2 <= size <= min(most, length - 8):
                 raise _damaged(file, f"it states a header of {size} bytes in a file of {length}")
             header = json.loads(opened.read(size))
         header.pop("__metadata__", None)
@@ -232,7 +239,7 @@ def _entry(file: Path, stated: dict[str, Any]) -> Entry:
     elements, size = math.prod(shape), end - start
     # of other types, such as those of quantised models, only the least is known: half a byte a number
     if elements * _DTYPES[dtype].itemsize != size if dtype in _DTYPES else elements > 2 * size:
-        raise ValueError(f"a tensor of type {dtype} has {elements} numbers in {size} bytes")
+        raise ValueError(f"a tensor of type {dtype!r:.20} has {elements} numbers in {size} bytes")
     return Entry(file, dtype, tuple(shape))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from midstream.readout.product import product
+from midstream.model.product import product
 from midstream.readout.reader import Reader
 from midstream.readout.rows import Stack
 from midstream.readout.sums import Sums, best, empty, finish

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from midstream.model.product import product
 from midstream.readout import kernel
-from midstream.readout.product import product
 from midstream.readout.reader import Reader
 from midstream.readout.rows import Stack
 from midstream.readout.sums import Sums, finish

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from midstream.errors import MissingPackageError, RequestError, choices
+from midstream.model.product import full_float32, product
 from midstream.readout import blocked, statistic
-from midstream.readout.product import full_float32, product
 from midstream.readout.reader import Reader
 from midstream.readout.rows import Columns, Rows, Stack, stack
 from midstream.readout.sums import Sums, finish, named

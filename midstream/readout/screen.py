@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from midstream.model.product import product
 from midstream.readout import fused, kernel_screen
-from midstream.readout.product import product
 from midstream.readout.reader import Reader
 from midstream.readout.rows import Stack, select
 from midstream.readout.sums import Sums, best, empty, finish

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from midstream.lens.request import Request
+from midstream.lens.read.request import Request
 from midstream.model.model import Model
 from midstream.record import Provenance
 

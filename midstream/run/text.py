@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from midstream.errors import RequestError
-from midstream.lens.reading import Progress, read_chunks
-from midstream.lens.request import Request
-from midstream.lens.table import join
+from midstream.lens.read.reading import read_chunks
+from midstream.lens.read.request import Request
+from midstream.lens.read.table import join
 from midstream.model.model import Model
 from midstream.model.tokenizer import Encoded
 from midstream.record import Array, ReadingTable
@@ -25,6 +25,9 @@ LARGEST_PAGE = 300_000
 
 FOLLOWED = 8
 """Tokens followed at each position of a page: the output's own first, then those that lead at most layers."""
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens of the text read so far."""
 
 
 def encode(
@@ -57,8 +60,8 @@ def encode(
 
 
 def count_rows(encoded: Encoded, request: Request) -> int:
-    """Rows that a reading will have, about: layer 0 counts for every site."""
-    return len(encoded.ids) * len(request.layers) * len(request.sites) * len(request.lenses)
+    """Rows that a reading will have."""
+    return len(encoded.ids) * sum(len(request.places(lens)) for lens in request.lenses)
 
 
 def check_page(encoded: Encoded, request: Request) -> None:
@@ -73,10 +76,12 @@ def check_page(encoded: Encoded, request: Request) -> None:
 def chunks(
     model: Model, encoded: Encoded, request: Request, *, command: str, progress: Progress | None = None
 ) -> Iterator[ReadingTable]:
-    """The reading of ``encoded`` in tables of about a thousand positions, in bounded memory."""
+    """The reading of ``encoded`` in tables of a chunk each, in bounded memory."""
     stamp = provenance(model, request, encoded.ids, command)
-    for part in read_chunks(model, encoded, request, progress=progress):
+    for part in read_chunks(model, encoded, request):
         yield replace(part, provenance=stamp)
+        if progress is not None:
+            progress(int(part.positions["position"][-1]) + 1)
 
 
 def read_text(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from glob import escape
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from midstream.errors import RequestError
-from midstream.record import READING, SCHEMA, WATCHED, Column, ReadingTable, as_list
+from midstream.record import READING, SCHEMA, SCORE, WATCHED, Column, ReadingTable, ScoreTable, as_list
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,7 +31,8 @@ MEMORY = 112
 ROW_GROUP = 16384
 """Rows that the Parquet writer gathers before it compresses them; more costs memory and saves 2 % of the file."""
 
-_SQL = {"int16": "SMALLINT", "int32": "INTEGER", "float32": "FLOAT", "str": "VARCHAR"}
+_SQL = {"int16": "SMALLINT", "int32": "INTEGER", "float32": "FLOAT", "float64": "DOUBLE", "str": "VARCHAR"}
+_READINGS = {"reading": READING, "watched": WATCHED}
 _ORDER = ("doc_id", "lens", "site", "layer", "position", "watch_id")
 
 
@@ -118,6 +119,26 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
     return sorted(made.values())
 
 
+def write_score(path: str | Path, table: ScoreTable) -> Path:
+    """Writes a score to one Parquet file, rows in the table's order; undefined is null, no end of an interval infinite.
+
+    The key-value metadata hold ``schema``, ``provenance`` and ``notes`` (JSON) and ``layers``. Raises RequestError when
+    nothing can be written there; what was there before is untouched then.
+    """
+    target = check_target(path)
+    with _beside(target) as folder, _explained(target):
+        database = _open(folder, {"score": SCORE})
+        try:
+            _insert(database, "score", SCORE, table.columns)
+            notes = json.dumps(table.notes, ensure_ascii=False)
+            metadata = _metadata(table) | {"notes": notes}
+            made = _copy(database, "score", SCORE, folder / "s", metadata)
+        finally:
+            database.close()
+        _publish({made: target})
+    return target
+
+
 def write_csv(table: ReadingTable, stream: TextIO, *, header: bool = True) -> None:
     """Writes the columns of a reading as CSV: one line a row, undefined is empty, lists joined by blanks.
 
@@ -186,13 +207,13 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _open(folder: Path) -> duckdb.DuckDBPyConnection:
+def _open(folder: Path, tables: Mapping[str, Sequence[Column]] = _READINGS) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     # one thread: less memory, and with more DuckDB 2.0 can hang for ever on Ctrl-C
     settings: dict[str, Any] = {"threads": 1, "temp_directory": str(folder / "spill")}
     database = duckdb.connect(folder / "rows.duckdb", config=settings)
-    for name, declared in (("reading", READING), ("watched", WATCHED)):
+    for name, declared in tables.items():
         types = ", ".join(f'"{column.name}" {_type(column)}' for column in declared)
         database.execute(f"CREATE TABLE {name} ({types})")
     return database
@@ -245,7 +266,7 @@ def _is_ours(database: duckdb.DuckDBPyConnection, path: Path) -> bool:
         return False
 
 
-def _metadata(table: ReadingTable) -> dict[str, str]:
+def _metadata(table: ReadingTable | ScoreTable) -> dict[str, str]:
     provenance = json.dumps(asdict(table.provenance), ensure_ascii=False, allow_nan=False)
     return {"schema": str(SCHEMA), "provenance": provenance, "layers": str(table.layers)}
 
@@ -253,10 +274,12 @@ def _metadata(table: ReadingTable) -> dict[str, str]:
 def _copy(
     database: duckdb.DuckDBPyConnection, name: str, declared: Sequence[Column], made: Path, metadata: dict[str, str]
 ) -> Path:
-    order = ", ".join(key for key in _ORDER if key in {column.name for column in declared})
+    columns = {column.name for column in declared}
+    # of readings only: a score keeps its own order, which one thread does without being asked
+    order = f"ORDER BY {', '.join(key for key in _ORDER if key in columns)}" if "doc_id" in columns else ""
     keys = ", ".join(f"{key}: ${key}" for key in metadata)
     database.execute(
-        f"COPY (SELECT * FROM {name} ORDER BY {order}) TO $path (FORMAT parquet, COMPRESSION zstd, "
+        f"COPY (SELECT * FROM {name} {order}) TO $path (FORMAT parquet, COMPRESSION zstd, "
         f"COMPRESSION_LEVEL 3, PARQUET_VERSION v2, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{{keys}}})",
         {"path": str(made), **metadata},
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from midstream.model.forward import seen
 from midstream.model.model import Model
+from midstream.stream.edit import Edit, Hit, plan
 from midstream.stream.site import tap
 
 
@@ -32,6 +33,7 @@ def capture_sites(
     *,
     mask: Tensor | None = None,
     cache: object | None = None,
+    edits: Sequence[Edit] = (),
 ) -> dict[tuple[int, str], Tensor]:
     """The stream at every (layer, site) of ``wanted``, ``[b, t, d]`` in the model's dtype, safe to keep.
 
@@ -41,10 +43,27 @@ def capture_sites(
             holds p positions. Values at padding mean nothing.
         cache: from ``model.forward.new_cache``: continue after what it holds and fill it. Without one, the pass ends
             at the last place wanted.
+        edits: changes to the stream in this pass; what is captured is the value after the edits at its place.
 
     Raises:
-        RequestError: for a layer or site that the model does not have, listing those it has.
+        RequestError: for a layer or site that the model does not have, listing those it has, and for an edit that
+            selects nothing, does not fit, or comes after all that is wanted.
     """
+    return capture_edited(model, ids, wanted, edits, mask=mask, cache=cache)[0]
+
+
+def capture_edited(
+    model: Model,
+    ids: Tensor,
+    wanted: Sequence[tuple[int, str]],
+    edits: Sequence[Edit],
+    *,
+    mask: Tensor | None = None,
+    cache: object | None = None,
+) -> tuple[dict[tuple[int, str], Tensor], tuple[Hit, ...]]:
+    """As ``capture_sites``, and the record of what the edits hit."""
     places = list(dict.fromkeys(wanted))
     taps = [tap(model.anatomy, layer, site) for layer, site in places]
-    return dict(zip(places, seen(model.anatomy, ids, taps, mask=mask, cache=cache), strict=True))
+    made = plan(model.anatomy, edits, (ids.shape[0], ids.shape[1]))
+    values = seen(model.anatomy, ids, taps, mask=mask, cache=cache, changes=made.changes)
+    return dict(zip(places, values, strict=True)), made.done()

@@ -85,7 +85,10 @@ STATISTICS: dict[str, Statistic] = {row[0]: Statistic(*row) for row in _ROWS}
 """Every statistic that a view can colour by, in the order in which they are offered."""
 
 DEFAULT = "final_top1_logprob"
-"""Shows noise turning into the output; undefined for a lens that is not about the next token."""
+"""Shows noise turning into the output; undefined for a lens about a token that was already read."""
+
+INSTEAD = ("logprob", "rank")
+"""Tried in this order for a lens that lacks the statistic asked for: how well it reads what it is about."""
 
 
 def statistic(name: str) -> Statistic:
@@ -103,12 +106,18 @@ def about(offset: int) -> str:
 
 def label(stat: Statistic, offset: int) -> str:
     """What the statistic is called for a lens of that offset, with its unit where it is nats."""
-    return stat.label.replace("next token", about(offset)) + (" in nats" if stat.unit == "nats" else "")
+    named = stat.label.replace("next token", about(offset))
+    if offset > 1:
+        named = named.replace("output's top token", f"output's top for {about(offset)}")
+    return named + (" in nats" if stat.unit == "nats" else "")
 
 
 def choose(table: ReadingTable, name: str) -> Statistic:
-    """``statistic(name)``; where the default has no value in ``table`` (it reads the input), the first that has one."""
-    stats = [statistic(name), *STATISTICS.values()] if name == DEFAULT else [statistic(name)]
+    """``statistic(name)``; where it has no value in ``table`` (one lens's rows), the first of the others that has one.
+
+    A lens about a token already read has no output to be held against, and one that only ranks no probabilities.
+    """
+    stats = [statistic(one) for one in (name, DEFAULT, *INSTEAD)] + list(STATISTICS.values())
     return next((stat for stat in stats if np.isfinite(values(table, stat)).any()), stats[0])
 
 

@@ -9,10 +9,10 @@ from html import escape
 from importlib.resources import files
 
 from midstream.record import Array, ReadingTable
-from midstream.view import pack, token_text
+from midstream.view import chart, pack, token_text
 from midstream.view.layout import lay_out
 
-SCRIPTS = ("data.js", "paint.js", "detail.js", "grid.js", "mount.js")
+SCRIPTS = ("data.js", "paint.js", "detail.js", "follow.js", "controls.js", "grid.js", "mount.js")
 """The component's files, in the order in which they become one script."""
 
 TITLE = 110
@@ -114,7 +114,7 @@ def _subtitle(table: ReadingTable) -> str:
 
 
 def _plain(table: ReadingTable) -> str:
-    """A small table of top tokens for readers without script: last positions, some layers, the output on top."""
+    """The first lens's top tokens for readers without script: last positions, some layers, the output on top."""
     first = lay_out(table).sites[0]
     site = "resid_post" if "resid_post" in table.columns["site"] else first
     layout = lay_out(table, sites=[site], every=1)
@@ -130,4 +130,7 @@ def _plain(table: ReadingTable) -> str:
     for row in reversed(range(len(layout.layers))):
         cells = (f"<td><bdi>{word(int(tops[row, c]))}</bdi>{' ✓' if right[row, c] else ''}</td>" for c in columns)
         lines.append(f"<tr><th scope=row>{layout.row_label(row)}</th>{''.join(cells)}</tr>")
-    return f"<table><thead><tr><th scope=col>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    caption = f"<caption>{escape(layout.lens)} lens: {chart.about(layout.offset)}</caption>"
+    return (
+        f"<table>{caption}<thead><tr><th scope=col>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )

@@ -46,7 +46,7 @@ def pack(table: ReadingTable, *, tracks: dict[str, Array] | None = None, doc_id:
         "grids": grids,
         "watched": [] if watched is None else [ids(i) for i in dict.fromkeys(watched["watch_id"].tolist())],
         "statistics": [_statistic(table, stat) for stat in chart.STATISTICS.values()],
-        "start": chart.choose(table, chart.DEFAULT).name,
+        "start": chart.DEFAULT,
         "ramps": {theme: chart.ramp(theme) for theme in ("light", "dark")},
         "inks": {theme: [chart.ink(colour) for colour in chart.ramp(theme)] for theme in ("light", "dark")},
         "vocabulary": ids.texts,
@@ -117,6 +117,7 @@ def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids) -> dict[str
     return {
         "lens": layout.lens,
         "offset": layout.offset,
+        "start": chart.choose(table.pick(table.columns["lens"] == layout.lens), chart.DEFAULT).name,
         "layers": layout.layers,
         "sites": layout.sites,
         "labels": [layout.row_label(row) for row in range(len(layout.layers))],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png", "pdf")
 
+UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+"""Metadata that keeps time and version out of a figure: the same data give the same bytes."""
+
+ABREAST = 24
+"""Positions of all lenses together up to which they stand side by side: as many as can be read on a page."""
+
 TEXTS = 40
 """Positions up to which every cell carries its token; beyond it colour alone is drawn."""
 
@@ -30,39 +37,50 @@ FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "No
 
 
 def save(
-    table: ReadingTable, path: str | Path, *, statistic: str = chart.DEFAULT, lens: str | None = None, every: int = 1
+    table: ReadingTable,
+    path: str | Path,
+    *,
+    statistic: str = chart.DEFAULT,
+    lenses: Sequence[str] | None = None,
+    every: int = 1,
 ) -> None:
     """Draw the grid and write it to ``path``, whole or not at all; the same table gives the same bytes.
 
+    Each lens (default: all) has a panel; short texts have them side by side, on one scale where the statistic is one.
     Raises RequestError: unknown ending, statistic or lens, or a folder that cannot be written.
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise choices("figure format", kind, FORMATS)
-    data = render(table, kind, statistic=statistic, lens=lens, every=every)
+    data = render(table, kind, statistic=statistic, lenses=lenses, every=every)
     with atomic(path) as file:
         file.write_bytes(data)
 
 
 def render(
-    table: ReadingTable, kind: str, *, statistic: str = chart.DEFAULT, lens: str | None = None, every: int = 1
+    table: ReadingTable,
+    kind: str,
+    *,
+    statistic: str = chart.DEFAULT,
+    lenses: Sequence[str] | None = None,
+    every: int = 1,
 ) -> bytes:
     """The figure as the bytes of an ``svg``, ``png`` or ``pdf`` file. Raises RequestError."""
     chart.statistic(statistic)
-    lenses = [lens] if lens is not None else list(dict.fromkeys(table.columns["lens"].tolist()))
-    layouts = [lay_out(table, lens=one, every=every) for one in lenses or [None]]
+    names = list(dict.fromkeys(table.columns["lens"].tolist())) or [None]
+    layouts = [lay_out(table, lens=name, every=every) for name in lenses or names]
     import matplotlib  # half a second that only a figure pays
 
-    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-    with warnings.catch_warnings(), matplotlib.rc_context(_settings()):
+    with warnings.catch_warnings(), matplotlib.rc_context(settings()):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which says enough
         figure = _draw(table, layouts, statistic)
         out = io.BytesIO()
-        figure.savefig(out, format=kind, dpi=200, metadata=undated[kind], bbox_inches="tight", pad_inches=0.06)
+        figure.savefig(out, format=kind, dpi=200, metadata=UNDATED[kind], bbox_inches="tight", pad_inches=0.06)
     return out.getvalue()
 
 
-def _settings() -> dict[Any, Any]:
+def settings() -> dict[Any, Any]:
+    """What every figure is drawn with: fonts that are installed, the same bytes each time."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -79,23 +97,41 @@ def _draw(table: ReadingTable, layouts: list[Grid], statistic: str) -> Figure:
     from matplotlib.figure import Figure
 
     columns = max(len(layout.positions) for layout in layouts)
-    wide = columns * (0.62 if columns <= TEXTS else max(0.05, 9.0 / columns))
-    high = sum(layout.index.shape[0] * 0.185 + 1.15 for layout in layouts)
-    figure = Figure(figsize=(wide + 1.3, high), layout="constrained" if len(layouts) > 1 else None)
-    for axes, layout in zip(figure.subplots(len(layouts), 1, squeeze=False)[:, 0], layouts, strict=True):
-        stat = chart.choose(table.pick(table.columns["lens"] == layout.lens), statistic)
-        _panel(axes, table, layout, chart.scale(table, stat))
-        _colour_bar(figure, axes, chart.scale(table, stat), chart.label(stat, layout.offset))
+    across = max(1, min(len(layouts), ABREAST // columns))
+    down = -(-len(layouts) // across)
+    cell = (0.62 if across == 1 else 0.43) if columns <= TEXTS else max(0.05, 9.0 / columns)
+    tall = max(layout.index.shape[0] for layout in layouts) * 0.185
+    size = (across * (columns * cell + 0.35) + (0.95 if across == 1 else 0.2), down * (tall + 1.15))
+    figure = Figure(figsize=size, layout="constrained" if len(layouts) > 1 else None)
+    places = figure.subplots(down, across, squeeze=False)
+    scales = [chart.scale(table, _statistic(table, layout, statistic)) for layout in layouts]
+    labels = [chart.label(scale.stat, layout.offset) for scale, layout in zip(scales, layouts, strict=True)]
+    for number, layout in enumerate(layouts):
+        axes = places.flat[number]
+        _panel(axes, table, layout, scales[number], narrow=across > 1)
         if len(layouts) > 1:
-            axes.set_title(f"{layout.lens} lens", fontsize=8, loc="left")
+            axes.set_title(f"{layout.lens} · {chart.about(layout.offset)}", fontsize=8, loc="left", weight="bold")
+        rows = (layout.layers, layout.sites)
+        if number % across and rows == (layouts[number - 1].layers, layouts[number - 1].sites):
+            axes.set_yticklabels([])
+            axes.set_ylabel("")
+    for axes in places.flat[len(layouts) :]:
+        axes.set_axis_off()
+    for label in dict.fromkeys(labels):
+        own = [number for number, one in enumerate(labels) if one == label]
+        _colour_bar(figure, [places.flat[number] for number in own], scales[own[0]], label, below=across > 1)
     return figure
 
 
-def _panel(axes: Axes, table: ReadingTable, layout: Grid, limits: chart.Scale) -> None:
+def _statistic(table: ReadingTable, layout: Grid, name: str) -> chart.Statistic:
+    return chart.choose(table.pick(table.columns["lens"] == layout.lens), name)
+
+
+def _panel(axes: Axes, table: ReadingTable, layout: Grid, limits: chart.Scale, *, narrow: bool) -> None:
     shades = limits.shade(layout.cells(table, limits.stat))
     _cells(axes, shades)
     if len(layout.positions) <= TEXTS:
-        _texts(axes, table, layout, shades)
+        _texts(axes, table, layout, shades, narrow=narrow)
     else:
         at = np.argwhere(layout.right(table))
         inks = [chart.ink(chart.ramp("light")[shades[row, column]]) for row, column in at]
@@ -118,17 +154,19 @@ def _cells(axes: Axes, shades: np.ndarray) -> None:
     axes.tick_params(length=0)
 
 
-def _texts(axes: Axes, table: ReadingTable, layout: Grid, shades: np.ndarray) -> None:
+def _texts(axes: Axes, table: ReadingTable, layout: Grid, shades: np.ndarray, *, narrow: bool) -> None:
     from matplotlib.patches import Rectangle
 
     tops, right, ramp = layout.tops(table), layout.right(table), chart.ramp("light")
+    letters, size = (7, 6.2) if narrow else (9, 5.6)  # a narrow cell stands in a wide figure, which is shown smaller
     for (row, column), token in np.ndenumerate(tops):
         if token < 0:
             continue
         ink = chart.ink(ramp[shades[row, column]]) if shades[row, column] >= 0 else "#5a626e"
-        text = _short(table, int(token), 9)
+        text = _short(table, int(token), letters)
         weight = "bold" if right[row, column] else "normal"
-        axes.text(column - 0.44, row, text, color=ink, fontsize=5.6, va="center_baseline", weight=weight, clip_on=True)
+        left = column - (0.45 if narrow else 0.44)
+        axes.text(left, row, text, color=ink, fontsize=size, va="center_baseline", weight=weight, clip_on=True)
         if right[row, column]:
             axes.add_patch(Rectangle((column - 0.47, row - 0.43), 0.94, 0.86, fill=False, edgecolor=ink, lw=0.7))
 
@@ -169,15 +207,18 @@ def _labels(axes: Axes, table: ReadingTable, layout: Grid) -> None:
     axes.set_ylim(-0.5, rows - 0.5)
 
 
-def _colour_bar(figure: Figure, axes: Axes, limits: chart.Scale, label: str) -> None:
+def _colour_bar(figure: Figure, axes: list[Axes], limits: chart.Scale, label: str, *, below: bool) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
     wide, high = figure.get_size_inches()
     colours = ScalarMappable(Normalize(0, 1), ListedColormap(chart.ramp("light")))
-    bar = figure.colorbar(colours, ax=axes, fraction=0.12 / wide, pad=0.14 / wide, aspect=min(30, 12 * high))
+    if below:
+        bar = figure.colorbar(colours, ax=axes, location="bottom", aspect=36, shrink=0.6, pad=0.01)
+    else:
+        bar = figure.colorbar(colours, ax=axes, fraction=0.12 / wide, pad=0.14 / wide, aspect=min(30, 12 * high))
     ticks = limits.ticks()
     bar.set_ticks(limits.place(np.array(ticks)).tolist(), labels=[chart.tick_text(limits.stat, v) for v in ticks])
-    bar.ax.tick_params(labelsize=6, length=2, width=0.5)
+    bar.ax.tick_params(labelsize=6.5 if below else 6, length=2, width=0.5)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(label, fontsize=7)
+    bar.set_label(label, fontsize=7.5 if below else 7)

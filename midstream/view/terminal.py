@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,6 +21,9 @@ BARS = " ▁▂▃▄▅▆▇█"
 NARROW, WIDE = 6, 14
 """Columns of a cell's token, at least and at most; beside it stands one column for the mark, and one for a bar."""
 
+GAP = 3
+"""Columns between what stands side by side."""
+
 _DIM = Style(dim=True)
 _STRONG = Style(bold=True)
 
@@ -33,17 +37,23 @@ class TerminalGrid:
     statistic: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Tables one under another, each for a range of positions, then legend and watched tokens."""
+        """Lenses beside each other where each has room for every position, else one under another, in pages."""
         colour = console.color_system is not None and not console.no_color
-        for layout in self.layouts:
-            own = self.table.pick(self.table.columns["lens"] == layout.lens)
-            stat = chart.choose(own, self.statistic)
-            sheet = _Sheet(self.table, layout, stat, colour, options.ascii_only)
-            yield from sheet.lines(options.max_width)
-            yield from sheet.legend()
-            yield from sheet.watched(options.max_width)
-            if layout is not self.layouts[-1]:
+        sheets = [self.sheet(layout, colour, options.ascii_only) for layout in self.layouts]
+        for group in _abreast(sheets, options.max_width):
+            width = (options.max_width - GAP * (len(group) - 1)) // len(group)
+            yield from side_by_side([list(sheet.lines(width)) for sheet in group], [width] * len(group))
+            for number, sheet in enumerate(group):
+                if all(sheet.legend() != other.legend() for other in group[:number]):
+                    yield from sheet.legend()
+            yield from side_by_side([list(sheet.watched(width)) for sheet in group], [width] * len(group))
+            if group[-1] is not sheets[-1]:
                 yield Text("")
+
+    def sheet(self, layout: Grid, colour: bool, ascii_only: bool) -> _Sheet:
+        """One lens's grid, coloured by the statistic where this lens has it."""
+        own = self.table.pick(self.table.columns["lens"] == layout.lens)
+        return _Sheet(self.table, layout, chart.choose(own, self.statistic), colour, ascii_only)
 
 
 def grid(
@@ -63,6 +73,30 @@ def grid(
     chart.statistic(statistic)
     lenses = [lens] if lens is not None else list(dict.fromkeys(table.columns["lens"].tolist())) or [None]
     return TerminalGrid(table, [lay_out(table, lens=one, sites=sites, every=every) for one in lenses], statistic)
+
+
+def _abreast(sheets: list[_Sheet], width: int) -> list[list[_Sheet]]:
+    """The sheets in groups that stand beside each other: as many as have room for all their positions in one page."""
+    many = len(sheets)
+    while many > 1 and not all(sheet.fits((width - GAP * (many - 1)) // many) for sheet in sheets):
+        many -= 1
+    even = -(
+        -len(sheets) // -(-len(sheets) // many)
+    )  # three where two fit: two and one; four where three fit: two, two
+    return [sheets[start : start + even] for start in range(0, len(sheets), even)]
+
+
+def side_by_side(columns: list[list[Text]], widths: list[int]) -> Iterator[Text]:
+    """Lines that stand beside each other, each column in its width, ``GAP`` apart."""
+    for lines in zip_longest(*columns):
+        whole = Text(no_wrap=True, overflow="crop")
+        for number, line in enumerate(lines):
+            part = line.copy() if line is not None else Text("")
+            if number < len(columns) - 1:
+                part.truncate(widths[number], pad=True)
+                part.append(" " * GAP)
+            whole.append_text(part)
+        yield whole
 
 
 class _Sheet:
@@ -90,9 +124,21 @@ class _Sheet:
 
     def line(self, label: str) -> Text:
         """The beginning of a row; a row that does not fit is cut, since one that wraps is no row."""
-        return Text(label.rjust(self.gutter - 1) + " ", _DIM, no_wrap=True, overflow="crop")
+        line = Text(no_wrap=True, overflow="crop")
+        return line.append(label.rjust(self.gutter - 1) + " ", _DIM)
+
+    def fits(self, width: int) -> bool:
+        """Whether every position has room beside the others for a whole cell."""
+        return (width - self.gutter) // len(self.layout.positions) - self.beside >= NARROW
+
+    def heading(self) -> Text:
+        """Which lens this is and what it reads about."""
+        line = Text(" ", no_wrap=True, overflow="crop")
+        line.append(self.text(token_text.visible(self.layout.lens).replace("·", " ")), _STRONG)
+        return line.append(self.text(f" lens · {chart.about(self.layout.offset)}"), _DIM)
 
     def lines(self, width: int) -> Iterator[Text]:
+        yield self.heading()
         cell = self.cell_width(width)
         many = max(1, (width - self.gutter) // (cell + self.beside))
         count = len(self.layout.positions)
@@ -118,7 +164,7 @@ class _Sheet:
 
     def header(self, columns: range, cell: int) -> Iterator[Text]:
         came, read = (
-            self.line("next" if self.layout.offset == 1 else self.text(f"{self.layout.offset:+d}")),
+            self.line("next" if self.layout.offset == 1 else self.text(f"{self.layout.offset:+d}".replace("-", "−"))),
             self.line("token"),
         )
         for column in columns:
@@ -153,7 +199,7 @@ class _Sheet:
         level = round(shade / (chart.SHADES - 1) * 8)
         return str(level) if self.ascii_only else BARS[level]
 
-    def legend(self) -> Iterator[Text]:
+    def legend(self) -> list[Text]:
         stops = self.scale.ticks()
         line = Text(" ")
         for value, shade in zip(stops, self.scale.shade(np.array(stops)).tolist(), strict=True):
@@ -161,11 +207,12 @@ class _Sheet:
             line.append(
                 written if self.colour else self.bar(shade) + written, self.styles[shade] if self.colour else ""
             )
-        label = chart.label(self.stat, self.layout.offset)
-        yield Text(self.text(f" {'colour' if self.colour else 'bar'}: {label}"))
-        yield line
-        about = chart.about(self.layout.offset)
-        yield Text(self.text(f" ✓ the top token is the {about}; lens {self.layout.lens}; top row = last layer"), _DIM)
+        label, about = chart.label(self.stat, self.layout.offset), chart.about(self.layout.offset)
+        return [
+            Text(self.text(f" {'colour' if self.colour else 'bar'}: {label}")),
+            line,
+            Text(self.text(f" ✓ the top token is the {about}; top row = last layer"), _DIM),
+        ]
 
     def watched(self, width: int) -> Iterator[Text]:
         """Rank and log-probability of each watched token by layer, at the last position."""

@@ -8,7 +8,7 @@ import torch
 from midstream.errors import ModelError, RequestError
 from midstream.model.addition import Tap
 from midstream.model.anatomy import find
-from midstream.model.forward import call, new_cache, positions_of, run, seen
+from midstream.model.forward import call, evaluated, new_cache, positions_of, run, seen
 from midstream.model.plain import PlainConfig, PlainLM
 from tests.tiny import shaken, tiny
 from tests.walk import IDS, Walked, chunked, streams
@@ -132,3 +132,18 @@ def test_a_tap_that_shows_no_stream_is_refused():
         seen(walked.anatomy, IDS, [Tap(walked.module.model.layers[0].mlp.up_proj, "output")])
     with pytest.raises(ModelError, match="never reached"):
         seen(walked.anatomy, IDS, [Tap(walked.module.lm_head, "input")])
+
+
+def test_a_module_in_training_runs_without_dropout():
+    module = tiny("gpt2", resid_pdrop=0.5)
+    walked = Walked(module, find(module, module.config))
+    taps = [walked.anatomy.taps[2]["resid_post"]]
+    quiet = seen(walked.anatomy, IDS, taps)[0]
+    module.train()
+    module.transformer.h[0].eval()
+    assert torch.equal(seen(walked.anatomy, IDS, taps)[0], quiet)
+    assert module.transformer.drop.training
+    assert not module.transformer.h[0].training, "each part is put back as it was"
+    with evaluated(module):
+        assert not any(part.training for part in module.modules())
+    assert module.training

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from midstream.errors import RequestError
-from midstream.lens.request import request
+from midstream.lens.read.request import request
 from midstream.model.tokenizer import Encoded
-from midstream.run.text import chunks, encode, read_text
+from midstream.run.text import chunks, count_rows, encode, read_text, tracks
 
 
 def test_chunks_hold_the_same_rows_as_the_table(tiny, monkeypatch):
-    from midstream.lens import reading
+    from midstream.lens.read import chunks as cutting
 
-    monkeypatch.setattr(reading, "CHUNK", 50)
+    monkeypatch.setattr(cutting, "CHUNK", 50)
     encoded = encode(tiny, "a king was there " * 60)
     wanted = request(tiny, {"every": 10})
     table = read_text(tiny, encoded, wanted, command="here")
@@ -79,3 +79,36 @@ def test_a_page_that_would_not_open_is_refused(tiny):
     check_page(Encoded([1] * (LARGEST_PAGE // 31), []), wanted)
     with pytest.raises(RequestError, match="cells"):
         check_page(Encoded([1] * (LARGEST_PAGE // 31 + 1), []), wanted)
+
+
+def test_rows_are_counted_as_they_are_read(tiny):
+    from midstream.lens.lens import Lens
+
+    lenses = ["logit", "input", Lens("late", "output", 2, layers=(20, 30)), Lens("mlp", "output", 1, site="mlp_out")]
+    encoded = encode(tiny, "a king was there")
+    wanted = request(tiny, {"lens": lenses})
+    table = read_text(tiny, encoded, wanted, command="")
+    assert count_rows(encoded, wanted) == len(table) == len(encoded.ids) * (31 + 31 + 2 + 30)
+
+
+def test_tokens_that_lead_are_followed_through_lenses_of_unequal_layers(tiny):
+    from midstream.lens.lens import Lens
+
+    lenses = [Lens("late", "output", 2, layers=(20, 30)), "logit", Lens("mlp", "output", 1, site="mlp_out")]
+    encoded = encode(tiny, "a king was there")
+    wanted = request(tiny, {"lens": lenses, "watch": ["a"]})
+    table = read_text(tiny, encoded, wanted, command="")
+    followed = tracks(tiny, table, wanted)
+    best = table.columns["top_ids"][:, 0]
+    ranks = {
+        key: rank
+        for *key, rank in zip(
+            *(followed[n].tolist() for n in ("lens", "site", "layer", "position", "watch_id", "rank")), strict=True
+        )
+        for key in [tuple(key)]
+    }
+    last = table.columns["layer"] == 30
+    for row in np.flatnonzero(last):
+        names = [table.columns[n][row] for n in ("lens", "site", "layer", "position")]
+        assert ranks[(*names, int(best[row]))] == 1
+    assert {key[0] for key in ranks} == {"late", "logit", "mlp"}

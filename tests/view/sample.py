@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from midstream.record import READING, WATCHED, Provenance, ReadingTable
@@ -56,6 +58,24 @@ def reading(
     made = Provenance(model="SmolLM2-135M-Instruct", precision={"name": "exact"}, time="2026-01-01T00:00:00Z")
     watched = _tracks(parts, [list(watch)] * tokens)
     return ReadingTable(columns, places, watched, words, made, layers), _tracks(parts, led)
+
+
+def several(**options: int) -> tuple[ReadingTable, dict[str, np.ndarray]]:
+    """The same text by three lenses: ``logit``; ``future:1`` (offset 2); ``input`` (only ranks, layers 0 to 3)."""
+    table, tracks = reading(**options)
+    ahead, back = {**table.columns}, {**table.columns}
+    length = len(table.positions["position"])
+    ids = table.positions["token_id"]
+    known = table.columns["position"] + 2 < length
+    ahead |= {"lens": np.full(len(table), "future:1", object), "offset": np.full(len(table), 2, np.int16)}
+    ahead["target_id"] = np.where(known, np.append(ids, [-1, -1])[table.columns["position"] + 2], -1).astype(np.int32)
+    back |= {name: np.full_like(v, np.nan) for name, v in back.items() if v.dtype.kind == "f"}
+    back |= {"lens": np.full(len(table), "input", object), "offset": np.zeros(len(table), np.int16)}
+    back |= {"target_id": table.columns["token_id"], "rank": table.columns["input_rank"]}
+    back["final_top1_rank"] = np.full(len(table), -1, np.int32)
+    few = table.columns["layer"] < 4
+    columns = _join([table.columns, ahead, {name: values[few] for name, values in back.items()}])
+    return replace(table, columns=columns), tracks
 
 
 def _logits(rng: np.random.Generator, final: np.ndarray, ids: np.ndarray, depth: float, site: str) -> np.ndarray:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from view.sample import HOSTILE, reading
+from view.sample import HOSTILE, reading, several
 
-from midstream.view import chart, html
+from midstream.view import chart, html, token_text
 from midstream.view.layout import lay_out
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -119,13 +119,13 @@ def test_curves_are_exact_where_tracked_and_have_gaps_where_not(opened):
     own = (TRACKS["position"] == 4) & (TRACKS["watch_id"] == token) & (TRACKS["site"] == "resid_post")
     wanted = dict(zip(TRACKS["layer"][own].tolist(), TRACKS["rank"][own].tolist(), strict=True))
     page.click(".ms-scroller", position=cell(page, 0, 4))
-    ranks = grid(page, "g.pins.at(-1).curve.ranks")
+    ranks = grid(page, "g.followed.pins.at(-1).curve.ranks")
     rows = [row for row, site in enumerate(LAYOUT.sites) if site == "resid_post"]
     assert {LAYOUT.layers[row]: round(ranks[row]) for row in rows} == wanted
 
     page = opened(html.page(TABLE))
     page.click(".ms-scroller", position=cell(page, 0, 4))
-    part = grid(page, "g.pins.at(-1).curve.ranks.map((rank) => Number.isNaN(rank) ? null : rank)")
+    part = grid(page, "g.followed.pins.at(-1).curve.ranks.map((rank) => Number.isNaN(rank) ? null : rank)")
     assert [rank for rank in part if rank] == [round(r) for r, p in zip(ranks, part, strict=True) if p]
     assert None in part
     assert "top 10 only" in page.locator(".ms-side").inner_text()
@@ -143,12 +143,12 @@ def test_the_keyboard_does_everything(opened):
         page.keyboard.press(key)
         assert grid(page, "[g.cursor.line, g.cursor.col]") == place, key
     page.keyboard.press("Enter")
-    assert grid(page, "g.pins.length") == 2
+    assert grid(page, "g.followed.pins.length") == 2
     page.keyboard.press("3")
-    assert grid(page, "g.pins.length") == 3
+    assert grid(page, "g.followed.pins.length") == 3
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
-    assert grid(page, "g.pins.length") == 1
+    assert grid(page, "g.followed.pins.length") == 1
 
 
 def test_what_a_screen_reader_is_told(opened):
@@ -183,21 +183,90 @@ def test_page_and_python_agree_on_every_statistic(opened, name):
         assert text == chart.written(stat, value)
 
 
-def test_a_lens_offers_only_the_statistics_it_has(opened):
-    """An input lens: about the token itself, no probabilities; its grid starts with the rank."""
-    table, _ = reading(tokens=6, layers=4)
-    bare = {name: np.full_like(v, np.nan) for name, v in table.columns.items() if v.dtype.kind == "f"}
-    bare |= {"final_top1_rank": np.full(len(table), -1, np.int32), "offset": np.zeros(len(table), np.int16)}
-    bare |= {"target_id": table.columns["token_id"], "lens": np.full(len(table), "input", object)}
-    both = {name: np.concatenate([v, bare.get(name, v)]) for name, v in table.columns.items()}
-    page = opened(html.page(replace(table, columns=both)))
-    page.select_option("label:has-text('Lens') select", "1")
-    assert page.locator(".ms-controls select").first.input_value() == "rank"
-    options = page.locator(".ms-controls select").first.locator("option").all_inner_texts()
-    assert options == ["rank of the input token", "rank of the input token"]
-    assert "the top token is the input token" in page.locator(".ms-hint").inner_text()
-    page.hover(".ms-scroller", position=cell(page, 0, 1))
-    assert page.locator(".ms-box dl").count() == 0
+@pytest.fixture
+def lenses(opened):
+    table, tracks = several(tokens=30, layers=8, subs=True)
+    return opened(html.page(table, tracks=tracks))
+
+
+def test_a_lens_offers_only_the_statistics_it_has(lenses):
+    """The input lens only ranks; the statistic that was asked for comes back with the lens that has it."""
+    colour = lenses.locator(".ms-controls select").first
+    lenses.select_option(".ms-controls select", "entropy")
+    lenses.get_by_role("tab", name="input", exact=False).last.click()
+    assert colour.input_value() == "rank"
+    assert colour.locator("option").all_inner_texts() == ["rank of the input token", "rank of the input token"]
+    assert "the top token is the input token" in lenses.locator(".ms-hint").inner_text()
+    assert lenses.locator(".ms-title").inner_text() == "Each layer’s input token, by the input lens"
+    lenses.hover(".ms-scroller", position=cell(lenses, 0, 1))
+    assert lenses.locator(".ms-box dl").count() == 0
+    lenses.get_by_role("tab").nth(1).click()
+    assert colour.input_value() == "entropy"
+    lenses.select_option(".ms-controls select", "final_top1_rank")
+    assert colour.locator("option:checked").inner_text() == "rank of the output's top for token +2"
+
+
+def test_tabs_name_each_lens_and_what_it_reads_and_obey_the_keyboard(lenses):
+    tabs = lenses.get_by_role("tab")
+    assert [text.split("\n") for text in tabs.all_inner_texts()] == [
+        ["logit", "next token"], ["future:1", "token +2"], ["input", "input token"],
+    ]  # fmt: skip
+    tabs.first.focus()
+    for key, lens in [("ArrowRight", "future:1"), ("End", "input"), ("ArrowRight", "logit"), ("ArrowLeft", "input")]:
+        lenses.keyboard.press(key)
+        assert grid(lenses, "g.grid.lens") == lens
+        assert lenses.evaluate("document.activeElement.querySelector('b').textContent") == lens
+        assert lenses.locator("[role=tab][tabindex='0']").count() == 1
+    lenses.locator(".ms-scroller").focus()
+    lenses.keyboard.press("l")
+    assert grid(lenses, "g.grid.lens") == "logit"
+    lenses.keyboard.press("Shift+L")
+    assert grid(lenses, "g.grid.lens") == "input"
+
+
+def test_another_lens_keeps_the_cell_the_place_in_the_text_and_the_open_box(lenses):
+    lenses.locator(".ms-scroller").focus()
+    lenses.keyboard.press("End")
+    place = "[g.grid.labels[g.rows[g.cursor.line]], g.grid.positions[g.cursor.col], g.scroller.scrollLeft]"
+    lenses.click(".ms-scroller", position=cell(lenses, 6, 26))
+    before = grid(lenses, place)
+    assert before[:2] == ["2", 26]
+    assert before[2] > 0
+    for lens in ("future:1", "input", "logit"):
+        lenses.get_by_role("tab", name=lens, exact=False).first.click()
+        assert grid(lenses, place) == before, lens
+        assert lenses.locator(".ms-box").is_visible()
+        assert "layer 2" in lenses.locator(".ms-box").inner_text()
+    lenses.click(".ms-scroller", position=cell(lenses, 1, 26))
+    lenses.get_by_role("tab").last.click()
+    assert grid(lenses, place)[:2] == ["3", 26]  # the nearest layer that this lens has
+
+
+def test_a_token_is_followed_through_every_lens_about_the_same_place(opened):
+    table, tracks = reading(tokens=6, layers=4)
+    tuned = {**table.columns, "lens": np.full(len(table), "tuned", object)}
+    both = {name: np.concatenate([values, tuned[name]]) for name, values in table.columns.items()}
+    page = opened(html.page(replace(table, columns=both), tracks=tracks))
+    assert page.locator(".ms-side li .ms-lens").all_inner_texts() == ["logit", "tuned"]
+    assert grid(page, "new Set(g.followed.pins.map((pin) => pin.name)).size") == 1
+
+
+def test_a_cell_shows_every_lens_that_reads_it(lenses):
+    table, _ = several(tokens=30, layers=8, subs=True)
+    lenses.click(".ms-scroller", position=cell(lenses, 6, 4))
+    rows = lenses.locator(".ms-beside tbody tr")
+    at = (table.columns["layer"] == 2) & (table.columns["site"] == "resid_post") & (table.columns["position"] == 4)
+    for number, row in enumerate(np.flatnonzero(at).tolist()):
+        shown = rows.nth(number).inner_text()
+        assert shown.startswith(table.columns["lens"][row])
+        assert token_text.visible(table.vocabulary[int(table.columns["top_ids"][row, 0])]) in shown
+    value = float(table.columns["final_top1_logprob"][at][0])
+    assert rows.nth(0).inner_text().endswith(f"{value:.2f}".replace("-", "−"))
+    assert rows.nth(2).inner_text().endswith("–")  # it only ranks
+    rows.nth(1).locator("button").click()
+    assert grid(lenses, "g.grid.lens") == "future:1"
+    lenses.click(".ms-scroller", position=cell(lenses, 1, 4))
+    assert rows.count() == 2  # the input lens does not read layer 7
 
 
 def test_strides_keep_the_last_layer_and_blocks_can_be_opened(opened):
@@ -248,8 +317,10 @@ def test_every_text_has_contrast_in_both_themes(opened):
         assert chart.contrast(found["muted"], found["raised"]) >= 4.5
 
 
-def test_a_phone_gets_a_sheet_and_no_sideways_scrolling(opened):
-    page = opened(viewport={"width": 390, "height": 844}, has_touch=True)
+@pytest.mark.parametrize("made", [reading, several])
+def test_a_phone_gets_a_sheet_and_no_sideways_scrolling(opened, made):
+    table, tracks = made(tokens=30, layers=8)
+    page = opened(html.page(table, tracks=tracks), viewport={"width": 390, "height": 844}, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.tap(".ms-scroller", position=cell(page, 1, 1))
     frame = page.locator(".ms-box").bounding_box()

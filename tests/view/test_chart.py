@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from view.sample import reading
@@ -55,8 +57,11 @@ def test_default_gives_way_where_it_is_undefined():
     columns = {**TABLE.columns, "final_top1_logprob": np.full(len(TABLE), np.nan, np.float32)}
     columns["final_top1_rank"] = np.full(len(TABLE), -1, np.int32)
     bare = type(TABLE)(columns, TABLE.positions, TABLE.watched, TABLE.vocabulary, TABLE.provenance, TABLE.layers)
-    assert chart.choose(bare, chart.DEFAULT).name == "top1_probability"
-    assert chart.choose(bare, "final_top1_rank").name == "final_top1_rank"
+    assert chart.choose(bare, chart.DEFAULT).name == "logprob"
+    assert chart.choose(bare, "final_top1_rank").name == "logprob"
+    assert chart.choose(bare, "entropy").name == "entropy"
+    columns = {**columns, "logprob": columns["final_top1_logprob"]}
+    assert chart.choose(replace(bare, columns=columns), chart.DEFAULT).name == "rank"
 
 
 @pytest.mark.parametrize(("theme", "sign"), [("light", -1), ("dark", 1)])
@@ -92,3 +97,5 @@ def test_labels_name_the_token_that_the_lens_reads_about():
         "rank of the token −1",
     ]
     assert chart.label(chart.statistic("entropy"), 1) == "entropy in nats"
+    assert chart.label(chart.statistic("final_top1_rank"), 1) == "rank of the output's top token"
+    assert chart.label(chart.statistic("final_top1_rank"), 3) == "rank of the output's top for token +3"

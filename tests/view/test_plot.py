@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from view.sample import reading
+from view.sample import reading, several
 
 from midstream.errors import RequestError
 from midstream.view import plot
@@ -56,3 +56,23 @@ def test_an_unknown_statistic_is_refused_before_anything_is_drawn():
 def test_drawing_says_nothing(capfd):
     plot.render(SMALL, "png")
     assert capfd.readouterr() == ("", "")
+
+
+def test_lenses_stand_side_by_side_while_they_can_be_read_and_share_the_scale_of_one_statistic():
+    size = lambda svg: [float(v) for v in re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()]  # noqa: E731
+    short, _ = several(tokens=6, layers=5)
+    long, _ = several(tokens=30, layers=5)
+    beside, under = plot.render(short, "svg"), plot.render(long, "svg")
+    one = plot.render(short, "svg", lenses=["logit"])
+    assert size(beside)[0] > 1.5 * size(one)[0]
+    assert size(under)[1] > 2 * size(one)[1]
+    for title in ("logit · next token", "future:1 · token +2", "input · input token"):
+        assert f"<!-- {title} -->".encode() in beside
+        assert f"<!-- {title} -->".encode() not in one
+    assert beside.count(b"<!-- log-probability of the output") == 2  # the next token, and token +2
+    assert plot.render(short, "svg", lenses=["logit", "logit"]).count(b"<!-- log-probability of the output") == 1
+
+
+def test_an_unknown_lens_is_refused():
+    with pytest.raises(RequestError, match="unknown lens 'tuned'"):
+        plot.render(SMALL, "svg", lenses=["logit", "tuned"])

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from rich.console import Console
-from view.sample import reading
+from view.sample import reading, several
 
 from midstream.errors import RequestError
 from midstream.record import ReadingTable
@@ -97,9 +97,11 @@ def test_the_colour_is_that_of_the_statistic():
     stat = chart.statistic("entropy")
     shade = chart.scale(small, stat).shade(lay_out(small).cells(small, stat))[2, 1]
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
-    segments = console.render(terminal.grid(small, statistic="entropy"))
+    segments = [*console.render(terminal.grid(small, statistic="entropy"))]
     fills = {segment.style.bgcolor.name for segment in segments if segment.style and segment.style.bgcolor}
     assert chart.ramp("dark")[shade] in fills
+    dim = [bool(segment.style.dim) for segment in segments if segment.style and segment.style.bgcolor]
+    assert dim[:6] == [True, False] * 3  # the special token's column alone; the label of a row is dim, not its cells
 
 
 def test_watched_tokens_are_listed_by_layer():
@@ -111,13 +113,38 @@ def test_watched_tokens_are_listed_by_layer():
     assert [int(line.split()[1].replace(",", "")) for line in lines[start + 2 : start + 15]] == ranks.tolist()
 
 
-def test_every_lens_is_shown():
+def test_each_lens_is_headed_by_its_name_and_what_it_reads_and_coloured_by_what_it_has():
+    table, _ = several(tokens=8, layers=5)
+    lines = [line.strip() for line in plain(printed(table, 72))]
+    heads = ["logit lens · next token", "future:1 lens · token +2", "input lens · input token"]
+    assert [line for line in lines if " lens · " in line] == heads
+    assert "colour: log-probability of the output's top for token +2 in nats" in lines
+    assert "colour: rank of the input token" in lines
+    assert sum(line.startswith("5 ") for line in lines) == 3  # two grids and the watched token
+    assert plain(printed(table, 72, lens="input"))[0].strip() == heads[2]
+
+
+def test_lenses_stand_side_by_side_where_all_positions_have_room():
+    table, _ = several(tokens=6, layers=5, watch=())
+    narrow, wide, widest = (plain(printed(table, width)) for width in (80, 110, 220))
+    heads = lambda lines: [line.count(" lens · ") for line in lines if " lens · " in line]  # noqa: E731
+    assert (heads(narrow), heads(wide), heads(widest)) == ([1, 1, 1], [2, 1], [3])
+    assert max(map(token_text.width, wide)) <= 110
+    layout = lay_out(table, lens="future:1")
+    row = next(line for line in wide if line.startswith("    5 "))
+    second = (110 - terminal.GAP) // 2 + terminal.GAP
+    assert next(line for line in wide if "future:1" in line)[second:].startswith(" future:1 lens")
+    assert row[second:].startswith("    5 ")
+    for token in layout.tops(table)[5].tolist():
+        assert token_text.visible(table.vocabulary[token])[:4] in row[len(row) // 2 :]
+
+
+def test_lenses_with_the_same_legend_share_it():
     small, _ = reading(tokens=3, layers=2)
     other = {**small.columns, "lens": np.full(len(small), "tuned", object)}
     both = replace(small, columns={name: np.concatenate([small.columns[name], other[name]]) for name in other})
-    assert "lens logit" in printed(both, 80)
-    assert "lens tuned" in printed(both, 80)
-    assert "lens logit" not in printed(both, 80, lens="tuned")
+    assert "\n".join(plain(printed(both, 160))).count("colour: ") == 1
+    assert "\n".join(plain(printed(both, 40))).count("colour: ") == 2
 
 
 def test_an_unknown_statistic_is_refused():

@@ -50,6 +50,12 @@ function valueOf(grid, stat, row, col) {
   return value;
 }
 
+/** Whether the lens of a grid has a statistic at all. */
+function has(grid, { column, form }) {
+  if (form === "logit" && !grid.columns.lse) return false;
+  return column === "top1" ? grid.topLogprobs.some(Number.isFinite) : column in grid.columns;
+}
+
 /** Where a value lies on its colour ramp: 0 faint to 1 strong. */
 function placeOf(stat, value) {
   const near = (v) => Math.sign(v) * Math.log1p(Math.abs(v));

@@ -24,6 +24,13 @@ function aboutName(grid) {
   return grid.offset === 0 ? "input token" : `token ${grid.offset > 0 ? "+" : "−"}${Math.abs(grid.offset)}`;
 }
 
+/** What a statistic is called for the lens of a grid. */
+function labelOf(stat, grid) {
+  const about = aboutName(grid);
+  const label = stat.label.replace("next token", about);
+  return grid.offset > 1 ? label.replace("output's top token", `output's top for ${about}`) : label;
+}
+
 /** The model's own first choice for what this column is about: the top of the last layer, -1 where it was not read. */
 function outputTop(data, grid, col) {
   const position = grid.positions[col] + grid.offset - 1;
@@ -35,8 +42,8 @@ function outputTop(data, grid, col) {
   return -1;
 }
 
-/** The contents of the box for a cell; `follow(token)` is called when a token is chosen. */
-function detail(data, grid, row, col, follow) {
+/** The contents of the box for a cell; `on`: the statistic `stat`, what to call when a token or a lens is chosen. */
+function detail(data, grid, row, col, { stat, follow, show }) {
   const top = topOf(grid, row, col);
   const choose = (token, label) =>
     el("button", { type: "button", class: "ms-follow", title: "follow this token", onclick: () => follow(token) }, label);
@@ -59,8 +66,32 @@ function detail(data, grid, row, col, follow) {
   for (let at = Math.max(0, col - 3); at <= col; at++) before.append(tokenText(data.vocabulary[grid.tokens[at]]));
   return [
     el("header", {}, el("b", {}, `layer ${grid.labels[row]}`), el("span", {}, `position ${grid.positions[col]}`)),
-    before, list, named(data, grid, row, col, choose), spread(data, grid, row, col),
+    before, list, beside(data, grid, row, col, stat, show), named(data, grid, row, col, choose), spread(data, grid, row, col),
   ];
+}
+
+/** Every lens at this place: its top token, that token's probability, and the statistic that colours the grid. */
+function beside(data, grid, row, col, stat, show) {
+  if (data.grids.length < 2) return null;
+  const body = el("tbody");
+  const percents = stat.unit === "%" ? 100 : 1;
+  for (const other of data.grids) {
+    const at = other.labels.findIndex((_, i) => other.layers[i] === grid.layers[row] && other.sites[i] === grid.sites[row]);
+    const place = other.positions.indexOf(grid.positions[col]);
+    const top = at >= 0 && place >= 0 ? topOf(other, at, place)[0] : undefined;
+    if (!top) continue;
+    const name = el("button", { type: "button", class: "ms-follow", title: `show the ${other.lens} lens`, onclick: () => show(other) }, other.lens);
+    const right = top.token === other.targets[place];
+    body.append(
+      el("tr", { "aria-current": other === grid && "true" }, el("th", { scope: "row" }, name),
+        el("td", { class: right ? "ms-right" : "" }, tokenText(data.vocabulary[top.token])),
+        el("td", {}, percent(Math.exp(top.logprob), "")), el("td", {}, written({ ...stat, unit: "" }, percents * valueOf(other, stat, at, place)))),
+    );
+  }
+  const word = stat.unit || (stat.column.endsWith("rank") ? "rank" : "logit");
+  const head = el("tr", {}, ...["lens", "top token", "%", word].map((text) => el("th", { scope: "col" }, text)));
+  const caption = el("caption", {}, `${word}: ${labelOf(stat, grid)}`);
+  return el("table", { class: "ms-beside" }, caption, el("thead", {}, head), body);
 }
 
 function named(data, grid, row, col, choose) {

@@ -1,18 +1,16 @@
 // MidstreamGrid(element, data): the grid of readings. Rows are layers, the output on top; columns are positions.
 
-const PINS = 8;
-
 class MidstreamGrid {
   /** Puts the grid into `element`; `data` comes from unpack(). */
   constructor(element, data) {
-    Object.assign(this, { root: element, data, grid: data.grids[0], every: 1, pins: [], hover: null, held: false });
-    this.stat = data.statistics.find((stat) => stat.name === data.start);
-    this.subs = false;
+    Object.assign(this, { root: element, data, grid: data.grids[0], every: 1, subs: false, hover: null, held: false, theme: "" });
+    this.wanted = data.start;
     this.build();
     this.offer();
     this.setRows();
     this.cursor = { line: 0, col: this.grid.positions.length - 1 };
-    this.pinAtStart();
+    this.restyle();
+    this.followed.start(this.grid);
     new ResizeObserver(() => this.lay()).observe(this.root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle());
     addEventListener("beforeprint", () => this.toPaper());
@@ -31,47 +29,28 @@ class MidstreamGrid {
     this.window = el("div", { class: "ms-window" }, this.base, this.over);
     this.space = el("div", { class: "ms-space" }, this.window);
     this.line = el("div", { role: "row", class: "ms-unseen" });
-    this.scroller = el("div", { class: "ms-scroller", role: "grid", tabindex: "0", "aria-label": "top token by layer and position" }, this.space, this.line);
+    this.scroller = el("div", { class: "ms-scroller", role: "grid", tabindex: "0" }, this.space, this.line);
     this.box = el("aside", { class: "ms-box", hidden: true, "aria-label": "this cell" });
     this.live = el("p", { class: "ms-unseen", "aria-live": "polite" });
-    this.side = el("section", { class: "ms-side", "aria-label": "followed tokens" });
+    this.followed = new Followed(this.data, () => this.restyle());
     this.paper = el("div", {});
-    const stage = el("div", { class: "ms-stage" }, this.scroller, this.side);
-    this.bar = el("div", { class: "ms-controls" }, ...this.controls());
+    this.title = el("h2", { class: "ms-title" });
+    const stage = el("div", { class: "ms-stage" }, this.scroller, this.followed.side);
+    this.controls = new Controls(this.data, {
+      lens: (grid) => this.setGrid(grid), statistic: (name) => this.setStatistic(name),
+      every: (every) => this.change({ every }), subs: (subs) => this.change({ subs }), theme: () => this.switchTheme(),
+    });
     const hint = el("p", { class: "ms-hint" });
     this.boxed = document.createTextNode("");
     hint.append(el("span", { class: "ms-boxed" }, "boxed"), this.boxed);
-    for (const [key, does] of [["←↑↓→", "move"], ["Enter", "follow"], ["1–9", "follow the n-th"], ["Esc", "undo"]]) {
+    const keys = [["←↑↓→", "move"], ["Enter", "follow"], ["1–9", "follow the n-th"], ["Esc", "undo"]];
+    if (this.data.grids.length > 1) keys.push(["L", "next lens"]);
+    for (const [key, does] of keys) {
       hint.append(el("span", { class: "ms-key" }, el("kbd", {}, key), ` ${does}`));
     }
     this.root.classList.add("ms");
-    this.root.replaceChildren(this.bar, stage, hint, this.box, this.live, this.paper);
+    this.root.replaceChildren(...this.controls.parts, this.title, stage, hint, this.box, this.live, this.paper);
     this.listen();
-  }
-
-  controls() {
-    const { data } = this;
-    const choice = (label, options, change) => {
-      const select = el("select", { onchange: () => change(select.value) }, ...options.map(([value, text]) => el("option", { value }, text)));
-      return el("label", {}, el("span", {}, label), select);
-    };
-    const colour = choice("Colour", [], (name) => this.setStatistic(name));
-    this.select = colour.querySelector("select");
-    this.legend = el("div", { class: "ms-legend" });
-    const parts = [colour, this.legend];
-    if (data.grids.length > 1) {
-      parts.push(choice("Lens", data.grids.map((grid, i) => [i, grid.lens]), (i) => this.setGrid(data.grids[i])));
-    }
-    const strides = [1, 2, 3, 4, 6, 8].filter((k) => k === 1 || k < data.layers);
-    const name = (k) => (k === 1 ? "every layer" : `every ${k}${k === 2 ? "nd" : k === 3 ? "rd" : "th"}`);
-    parts.push(choice("Rows", strides.map((k) => [k, name(k)]), (k) => this.setEvery(Number(k))));
-    if (data.grids.some((grid) => new Set(grid.sites).size > 1)) {
-      const check = el("input", { type: "checkbox", onchange: () => this.setSubs(check.checked) });
-      parts.push(el("label", { class: "ms-check" }, check, el("span", {}, "inside blocks")));
-    }
-    this.theme = "";
-    parts.push(el("button", { type: "button", class: "ms-theme", "aria-label": "light or dark", title: "light or dark", onclick: () => this.switchTheme() }, "◐"));
-    return parts;
   }
 
   listen() {
@@ -97,47 +76,56 @@ class MidstreamGrid {
     this.rows = grid.labels.map((_, row) => row).filter(shown).reverse();
     this.scroller.setAttribute("aria-rowcount", this.rows.length + 1);
     this.scroller.setAttribute("aria-colcount", grid.positions.length + 1);
-    if (this.cursor) this.cursor.line = Math.min(this.cursor.line, this.rows.length - 1);
+    if (!this.cursor) return;
+    this.cursor.line = Math.min(this.cursor.line, this.rows.length - 1);
+    this.cursor.col = Math.min(this.cursor.col, grid.positions.length - 1);
   }
 
-  /** Offers the statistics that this lens has; one it lacks gives way to the first. */
+  /** Shows the statistic that was asked for where this lens has it, else the lens's own; says which lens it is. */
   offer() {
-    this.boxed.data = ` the top token is the ${aboutName(this.grid)}${this.grid.offset === 0 ? "" : " that really came"}`;
-    const has = ({ column }) => (column === "top1" ? this.grid.topLogprobs.some(Number.isFinite) : this.grid.columns[column]);
-    const known = this.data.statistics.filter(has);
-    this.select.replaceChildren(...known.map((stat) => el("option", { value: stat.name }, this.label(stat))));
-    if (!has(this.stat)) this.stat = known[0];
-    this.select.value = this.stat.name;
-  }
-
-  label(stat) {
-    return stat.label.replace("next token", aboutName(this.grid));
+    const { data, grid } = this;
+    const named = (name) => data.statistics.find((stat) => stat.name === name);
+    this.stat = has(grid, named(this.wanted)) ? named(this.wanted) : named(grid.start);
+    const about = aboutName(grid);
+    this.boxed.data = ` the top token is the ${about}${grid.offset === 0 ? "" : " that really came"}`;
+    this.title.replaceChildren("Each layer’s ", el("b", {}, about), ", by the ", el("b", {}, grid.lens), " lens");
+    this.scroller.setAttribute("aria-label", `${grid.lens} lens, ${about}: top token by layer and position`);
+    this.controls.show(grid, this.stat);
   }
 
   setStatistic(name) {
-    this.stat = this.data.statistics.find((stat) => stat.name === name);
-    this.select.value = name;
+    this.wanted = name;
+    this.offer();
     this.drawLegend();
     this.paintSoon();
+    if (this.held) this.open(this.cursor);
   }
 
+  /** Another lens, with the same cell, the same part of the text and, where it has it, the same statistic. */
   setGrid(grid) {
-    this.grid = grid;
-    this.cursor.col = Math.min(this.cursor.col, grid.positions.length - 1);
-    this.change();
+    if (grid === this.grid) return;
+    const [old, row, held] = [this.grid, this.rows[this.cursor.line], this.held];
+    const [left, top] = [this.scroller.scrollLeft, this.scroller.scrollTop];
+    this.change({ grid });
+    this.cursor = {
+      line: nearest(this.rows, (other) => 10 * Math.abs(grid.layers[other] - old.layers[row]) + (grid.sites[other] !== old.sites[row])),
+      col: nearest(grid.positions, (position) => Math.abs(position - old.positions[this.cursor.col])),
+    };
+    this.scroller.scrollTo(left, top);
+    this.say();
+    this.drawSide();
+    this.held = held;
+    if (held) this.open(this.cursor);
   }
 
-  setEvery(every) {
-    this.every = every;
-    this.change();
+  nextLens(step) {
+    const { grids } = this.data;
+    this.setGrid(grids[(grids.indexOf(this.grid) + step + grids.length) % grids.length]);
   }
 
-  setSubs(shown) {
-    this.subs = shown;
-    this.change();
-  }
-
-  change() {
+  /** Takes over what differs: grid, every, subs. */
+  change(choice) {
+    Object.assign(this, choice);
     this.close(true);
     this.offer();
     this.hover = null;
@@ -167,7 +155,7 @@ class MidstreamGrid {
       text: colour("text"), muted: colour("muted"), ground: colour("ground"), accent: colour("accent"),
       font: `12px ${family}`, strong: `600 12px ${family}`, small: `11.5px ${family}`, tiny: `10px ${family}`,
     };
-    for (const pin of this.pins) pin.colour = colour(`pin${pin.slot}`);
+    for (const pin of this.followed.pins) pin.colour = colour(`pin${pin.slot}`);
     probe.remove();
     this.drawLegend();
     this.drawSide();
@@ -202,21 +190,15 @@ class MidstreamGrid {
   paintOver() {
     if (!this.scene) return;
     const focused = this.held || this.root.ownerDocument.activeElement === this.scroller;
-    paintOverlay(this.over, this.scene, { cursor: this.cursor, hover: this.hover, pins: this.pins, focused });
+    paintOverlay(this.over, this.scene, { cursor: this.cursor, hover: this.hover, pins: this.followed.pins, focused });
   }
 
   drawLegend(theme = this.colours.name) {
-    const { data, stat } = this;
-    const strip = el("div", { class: "ms-ramp" });
-    strip.style.background = `linear-gradient(to right, ${data.ramps[theme].filter((_, i) => i % 8 === 0).join(",")})`;
-    const ticks = el("div", { class: "ms-ticks" });
-    for (const [place, value] of stat.ticks) {
-      const tick = el("span", {}, tickText(stat, value));
-      tick.style.left = `${100 * place}%`;
-      ticks.append(tick);
-    }
-    this.legend.replaceChildren(el("b", { class: "ms-on-paper" }, this.label(stat)), el("div", {}, strip, ticks), el("span", { class: "ms-unit" }, stat.unit));
-    this.legend.title = stat.meaning;
+    this.controls.drawLegend(this.grid, this.stat, theme);
+  }
+
+  drawSide() {
+    this.followed.draw(this.cursor ? this.grid.layers[this.rows[this.cursor.line]] : -1);
   }
 
   // ---- pointer and keys
@@ -260,6 +242,7 @@ class MidstreamGrid {
     if (moves[event.key]) this.moveTo(moves[event.key], true);
     else if (event.key === "Enter" || event.key === " ") this.pin(this.cellTop());
     else if (/^[1-9]$/.test(event.key) && !far) this.pin(topOf(this.grid, this.rows[line], col)[event.key - 1]?.token ?? -1);
+    else if (event.key.toLowerCase() === "l" && !far && this.data.grids.length > 1) this.nextLens(event.shiftKey ? -1 : 1);
     else if (event.key === "Escape") this.undo();
     else return;
     event.preventDefault();
@@ -267,7 +250,8 @@ class MidstreamGrid {
 
   undo() {
     this.close(true);
-    if (this.pins.length) this.unpin(this.pins.at(-1));
+    const last = this.followed.pins.at(-1);
+    if (last) this.followed.drop(last);
   }
 
   moveTo({ line, col }, open = false) {
@@ -289,7 +273,9 @@ class MidstreamGrid {
 
   open(cell) {
     const row = this.rows[cell.line];
-    const parts = detail(this.data, this.grid, row, cell.col, (token) => this.pin(token, cell.col)).filter(Boolean);
+    const parts = detail(this.data, this.grid, row, cell.col, {
+      stat: this.stat, follow: (token) => this.pin(token, cell.col), show: (grid) => this.setGrid(grid),
+    }).filter(Boolean);
     const shut = el("button", { type: "button", class: "ms-shut", "aria-label": "close", onclick: () => this.close(true) }, "×");
     this.box.replaceChildren(shut, ...parts);
     this.box.classList.toggle("ms-held", this.held);
@@ -333,7 +319,8 @@ class MidstreamGrid {
     const name = (token) => (token >= 0 ? data.vocabulary[token].replaceAll("·", " ") : "unknown");
     const top = topOf(grid, row, cursor.col).slice(0, 3).map(({ token, logprob }) => `${name(token)} ${percent(Math.exp(logprob))}`);
     const value = written(this.stat, valueOf(grid, this.stat, row, cursor.col));
-    const text = `layer ${grid.labels[row]}, position ${grid.positions[cursor.col]}, token ${name(grid.tokens[cursor.col])}. Top: ${top.join(", ")}. ${aboutName(grid)}: ${name(grid.targets[cursor.col])}. ${this.label(this.stat)}: ${value}.`;
+    const lens = data.grids.length > 1 ? `${grid.lens} lens, ` : "";
+    const text = `${lens}layer ${grid.labels[row]}, position ${grid.positions[cursor.col]}, token ${name(grid.tokens[cursor.col])}. Top: ${top.join(", ")}. ${aboutName(grid)}: ${name(grid.targets[cursor.col])}. ${labelOf(this.stat, grid)}: ${value}.`;
     this.live.textContent = text;
     this.id ??= `ms-cell-${Math.random().toString(36).slice(2)}`;
     this.line.setAttribute("aria-rowindex", cursor.line + 2);
@@ -344,56 +331,22 @@ class MidstreamGrid {
     this.scroller.setAttribute("aria-activedescendant", this.id);
   }
 
-  // ---- followed tokens
-
   cellTop() {
     return topOf(this.grid, this.rows[this.cursor.line], this.cursor.col)[0]?.token ?? -1;
   }
 
-  pinAtStart() {
-    const { grid, data } = this;
-    const col = grid.positions.length - 1;
-    this.restyle();
-    for (const token of data.watched.length ? data.watched.slice(0, PINS) : [outputTop(data, grid, col)]) this.pin(token, col);
-  }
-
-  /** Follows a token at a position (the cursor's), or no longer if it was followed. */
+  /** Follows a token of this lens at a position (the cursor's), or no longer if it was followed. */
   pin(token, col = this.cursor.col) {
-    if (token < 0) return;
-    const old = this.pins.find((pin) => pin.grid === this.grid && pin.col === col && pin.token === token);
-    if (old) return this.unpin(old);
-    if (this.pins.length === PINS) this.pins.shift();
-    const slot = Array.from({ length: PINS }, (_, i) => i).find((i) => this.pins.every((pin) => pin.slot !== i));
-    const name = this.data.vocabulary[token];
-    this.pins.push({ grid: this.grid, col, token, slot, name, curve: followed(this.grid, col, token) });
-    this.restyle();
-  }
-
-  unpin(pin) {
-    this.pins = this.pins.filter((one) => one !== pin);
-    this.restyle();
-  }
-
-  drawSide() {
-    const { data, pins } = this;
-    const chips = el("ul");
-    for (const pin of pins) {
-      const mark = svg("svg", { viewBox: "0 0 24 8", class: `ms-swatch ms-pin${pin.slot}` }, svg("path", { d: "M1 4H23", "stroke-dasharray": DASHES[pin.slot % DASHES.length] }));
-      const where = `after ${pin.grid.positions[pin.col]} `;
-      const lens = data.grids.length > 1 ? ` ${pin.grid.lens}` : "";
-      const note = pin.curve.exact ? "" : ` · top ${pin.grid.k} only`;
-      chips.append(el("li", {}, mark, tokenText(pin.name), el("span", { class: "ms-where" }, where, tokenText(data.vocabulary[pin.grid.tokens[pin.col]]), lens, note),
-        el("button", { type: "button", class: "ms-shut", "aria-label": `no longer follow ${pin.name}`, onclick: () => this.unpin(pin) }, "×")));
-    }
-    const layer = this.cursor ? this.grid.layers[this.rows[this.cursor.line]] : -1;
-    const body = pins.length
-      ? [chips, curves(data, pins, "ranks", layer), curves(data, pins, "logprobs", layer)]
-      : [el("p", { class: "ms-empty" }, "Click a cell, or a token in its list, to follow that token’s rank and log-probability through the layers.")];
-    this.side.replaceChildren(el("h2", {}, "Followed tokens"), ...body);
+    this.followed.toggle(this.grid, col, token);
   }
 
   toPaper() {
     this.drawLegend("light");
     this.paper.replaceChildren(paperTables(this.data, this.grid, this.rows, this.stat));
   }
+}
+
+/** The index of the entry that `distance` is smallest for. */
+function nearest(entries, distance) {
+  return entries.reduce((best, entry, i) => (distance(entry) < distance(entries[best]) ? i : best), 0);
 }

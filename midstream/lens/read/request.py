@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from midstream.errors import RequestError, choices
-from midstream.lens.lens import Lens, built_in
+from midstream.lens.file.find import find_all
+from midstream.lens.file.folder import available
+from midstream.lens.lens import Lens, spans
+from midstream.lens.passage import Place
 from midstream.model.model import Model
 from midstream.stream.site import check
 
 Precision = Literal["exact", "fast"]
+
+START: Place = (0, "resid_post")
+"""What enters block 1; layer 0 has no other site."""
 
 
 class ReadOptions(TypedDict, total=False):
     """The options of a reading, the same in Python and on the command line.
 
     Keys:
-        lens: name of a lens, a ``Lens``, or several of either; default ``"logit"``.
+        lens: one or several lenses, each a ``Lens`` or what ``lens.find.find`` takes: ``"logit"``, ``"tuned"``, a
+            file ...; default, or None: those of ``default_lenses``.
         layers: layers to read, 0 to L; default all. Negative ones count from the end, -1 = L.
         every: keep every k-th of them, counted back from the last, which always stays.
-        site: place in the block, several, or ``"all"``; default ``"resid_post"``.
+        site: place in the block, several, or ``"all"``; default, or None: ``"resid_post"``, and for a lens that was
+            fitted at another site that one.
         top_k: best tokens kept per row; default 10.
         watch: text of a single token to follow at every layer, or several.
         precision: ``"exact"`` (float32 products) or ``"fast"`` (8-bit screening, float32 decides).
@@ -29,10 +38,10 @@ class ReadOptions(TypedDict, total=False):
         seed: of every random draw, kept in the provenance; the built-in lenses draw nothing.
     """
 
-    lens: str | Lens | Sequence[str | Lens]
+    lens: str | Path | Lens | Sequence[str | Path | Lens] | None
     layers: int | Iterable[int] | None
     every: int
-    site: str | Sequence[str]
+    site: str | Sequence[str] | None
     top_k: int
     watch: str | Sequence[str]
     precision: Precision
@@ -46,7 +55,7 @@ class Request:
 
     Attributes:
         layers: ascending.
-        sites: in the order of the model's own computation.
+        sites: in the order of the model's own computation; lenses that were fitted at one site read there only.
         watch: ids of the watched tokens.
     """
 
@@ -63,13 +72,25 @@ class Request:
         """Largest absolute offset of the lenses, in tokens."""
         return max(abs(lens.offset) for lens in self.lenses)
 
+    def places(self, lens: Lens) -> list[Place]:
+        """The (layer, site) pairs that a lens reads, in the order of its rows: site by site, layers ascending.
+
+        A lens that does not read the stream stands at layer 0, whatever layers and sites were asked for.
+        """
+        if lens.source != "stream":
+            return [START]
+        sites = self.sites if lens.site is None else (lens.site,)
+        pairs = [(layer, site) for site in sites for layer in self.layers if layer > 0 or site == START[1]]
+        return [place for place in pairs if lens.reads(*place)]
+
 
 def request(model: Model, options: ReadOptions) -> Request:
     """The checked request. Raises RequestError, naming the valid choices, for anything the model does not have."""
     if unknown := set(options) - set(ReadOptions.__annotations__):
         raise choices("option", min(unknown), ReadOptions.__annotations__)
     last = model.anatomy.layers
-    sites = _sites(model, options.get("site", "resid_post"))
+    site = options.get("site")
+    sites = _sites(model, "resid_post" if site is None else site)
     layers = _layers(options.get("layers"), last, options.get("every", 1))
     if 0 in layers and "resid_post" not in sites:
         layers = tuple(layer for layer in layers if layer > 0)
@@ -87,20 +108,40 @@ def request(model: Model, options: ReadOptions) -> Request:
     watched = options.get("watch", ())
     watched = [watched] if isinstance(watched, str) else watched
     watch = tuple(dict.fromkeys(model.tokenizer.single(text) for text in watched))
-    return Request(_lenses(options.get("lens", "logit")), layers, sites, top_k, watch, precision, options.get("seed"))
+    given = options.get("lens")
+    lenses = _lenses(model, default_lenses(model) if given is None else given)
+    wanted = Request(lenses, layers, sites, top_k, watch, precision, options.get("seed"))
+    for lens in lenses:
+        _check_places(model, wanted, lens, named=site is not None)
+    return wanted
 
 
-def _lenses(given: str | Lens | Sequence[str | Lens]) -> tuple[Lens, ...]:
-    listed = [given] if isinstance(given, (str, Lens)) else list(given)
+def default_lenses(model: Model) -> tuple[str, ...]:
+    """The lenses that a reading has where the user names none: the logit lens, and tuned where one has been fitted."""
+    return ("logit", *(kind for kind in available(model) if kind == "tuned"))
+
+
+def _check_places(model: Model, wanted: Request, lens: Lens, *, named: bool) -> None:
+    """Refuse a lens that can read none of the layers and sites asked for; ``named``: the user named the sites."""
+    if lens.source == "stream" and named and lens.site is not None and lens.site not in wanted.sites:
+        raise RequestError(
+            f"lens {lens.name!r} was fitted at {lens.site} and reads only there, not at {', '.join(wanted.sites)}: "
+            f"name the site {lens.site}, or none."
+        )
+    if not wanted.places(lens):
+        whole = range(model.anatomy.layers + 1) if lens.layers is None else lens.layers
+        lowest = 0 if lens.site in (None, START[1]) else 1
+        raise RequestError(
+            f"lens {lens.name!r} reads none of the layers {spans(wanted.layers)} at "
+            f"{lens.site or ', '.join(wanted.sites)}: it has {spans([layer for layer in whole if layer >= lowest])}."
+        )
+
+
+def _lenses(model: Model, given: str | Path | Lens | Sequence[str | Path | Lens]) -> tuple[Lens, ...]:
+    listed = [given] if isinstance(given, (str, Path, Lens)) else list(given)
     if not listed:
         raise RequestError("no lens given: name at least one, for example 'logit'.")
-    lenses = [lens if isinstance(lens, Lens) else built_in(lens) for lens in listed]
-    if far := [lens for lens in lenses if lens.offset > 1]:
-        raise RequestError(f"lens {far[0].name!r} is about the token {far[0].offset} ahead: expected at most 1.")
-    names = [lens.name for lens in lenses]
-    if len(set(names)) < len(names):
-        raise RequestError(f"two lenses of one name among {', '.join(names)}: each lens of a reading needs its own.")
-    return tuple(lenses)
+    return find_all(model, listed)
 
 
 def _sites(model: Model, given: str | Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ TARGET, FINAL, INPUT, OWN = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one lens, site and layer over the positions of a chunk.
+    """The rows of one lens, site and layer over the positions of a chunk; each lens has its own sites and layers.
 
     ``tokens`` ``[n, 3 + T]`` are the ids that the columns ``logprob`` and ``rank`` are about.
     """
@@ -32,10 +32,10 @@ class Part:
     columns: Columns
 
 
-def table(model: Model, encoded: Encoded, window: Window, positions: range, parts: Sequence[Part]) -> ReadingTable:
-    """The record of a chunk, rows ordered as ``parts`` are, positions ascending within each."""
+def table(model: Model, encoded: Encoded, window: Window, positions: Array, parts: Sequence[Part]) -> ReadingTable:
+    """The record of ``positions`` ``[n]``, read in one window, rows ordered as ``parts`` are, then as positions are."""
     ids = np.asarray(encoded.ids, dtype=np.int32)
-    at = np.arange(positions.start, positions.stop, dtype=np.int32)
+    at = positions.astype(np.int32)
     blocks = [_block(part, ids, at, window) for part in parts]
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     watched = [rows for part in parts for rows in _watched(part, at)]
@@ -60,7 +60,10 @@ def table(model: Model, encoded: Encoded, window: Window, positions: range, part
 
 
 def join(chunks: Sequence[ReadingTable]) -> ReadingTable:
-    """One table of a document's chunks, in the order of a reading: lens, site, layer, then position."""
+    """One table of a document's chunks, in the order of a reading: lens, site, layer, then position.
+
+    Every position has a row in the same groups of (lens, site, layer).
+    """
     groups = len(chunks[0]) // len(chunks[0].positions["position"])
     followed = max(1, len(chunks[0].watched["watch_id"]) // len(chunks[0].positions["position"]))
     watched = _joined([chunk.watched for chunk in chunks], followed)
@@ -86,7 +89,6 @@ def _block(part: Part, ids: Array, at: Array, window: Window) -> dict[str, Array
     lens, read = part.lens, part.columns
     target = at + lens.offset
     inside = (target >= 0) & (target < len(ids))
-    undefined = np.full(len(at), np.nan, dtype=np.float32)
 
     def calibrated(values: Array) -> Array:
         return values if lens.calibrated else np.full_like(values, np.nan)
@@ -105,13 +107,13 @@ def _block(part: Part, ids: Array, at: Array, window: Window) -> dict[str, Array
         "rank": read.rank[:, TARGET],
         "lse": calibrated(read.lse),
         "entropy": calibrated(read.entropy),
-        "kl_final_lens": read.kl_final_lens if lens.offset > 0 else undefined,
-        "kl_lens_final": read.kl_lens_final if lens.offset > 0 else undefined,
+        "kl_final_lens": read.kl_final_lens,
+        "kl_lens_final": read.kl_lens_final,
         "final_top1_rank": read.rank[:, FINAL],
         "final_top1_logprob": calibrated(read.logprob[:, FINAL]),
         "input_rank": read.rank[:, INPUT],
         "input_logprob": calibrated(read.logprob[:, INPUT]),
-        "kl_input_lens": read.kl_base if lens.reader == "output" else undefined,
+        "kl_input_lens": read.kl_base,
         "top_ids": read.top_ids,
         "top_logprobs": calibrated(read.top_logprobs),
     }

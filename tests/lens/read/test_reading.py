@@ -7,51 +7,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from reading_oracle import FAMILIES, build, close, rank_is_right
 
 import midstream as ms
-from midstream.lens import reading as reading_file
 from midstream.lens.lens import Lens, Transport
-from midstream.lens.request import request
-from midstream.lens.table import join
+from midstream.lens.read import chunks
+from midstream.lens.read import reading as reading_file
+from midstream.lens.read.request import request
+from midstream.lens.read.table import join
 from midstream.model.tokenizer import Encoded
 
 TEXT = "Once upon a time there was a king; the capital of France is Paris, said Zoë — 1234567 times.\n\n12"
-FAMILIES = {
-    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}, "transformer.ln_f"),
-    "gpt_neox": (
-        "GPTNeoXConfig",
-        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},
-        "gpt_neox.final_layer_norm",
-    ),
-    "gemma2": (
-        "Gemma2Config",
-        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-         "intermediate_size": 64, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8, "sliding_window": 16},
-        "model.norm",
-    ),
-    "qwen3": (
-        "Qwen3Config",
-        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-         "intermediate_size": 64, "tie_word_embeddings": False},
-        "model.norm",
-    ),
-}  # fmt: skip
-
-
-def build(family: str):
-    """A random model with biases and norms that matter, its tokenizer, and the name of its final norm."""
-    import transformers
-
-    name, sizes, norm = FAMILIES[family]
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer())
-    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = getattr(transformers, name)(vocab_size=len(tokenizer), **ends, **sizes)
-    torch.manual_seed(3)
-    module = transformers.AutoModelForCausalLM.from_config(config).eval()
-    for parameter in module.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return module, tokenizer, norm
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -84,19 +50,6 @@ def grid(table, name, lens="logit"):
 def softmax(z):
     p = np.exp(z - z.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
-
-
-def close(values, truth):
-    np.testing.assert_array_less(np.abs(values - truth), 2e-3 * np.maximum(1, np.abs(truth)))
-
-
-def rank_is_right(ranks, z, ids):
-    """Ranks within those of z_t plus and minus 1e-3; ``ids`` broadcast over layers."""
-    own = np.take_along_axis(z, np.broadcast_to(ids[..., None], (*z.shape[:-1], 1)), -1)
-    best = 1 + (z > own + 1e-3).sum(-1)
-    worst = 1 + (z > own - 1e-3).sum(-1) - 1  # the token itself is above its own logit less a thousandth
-    assert (best <= ranks).all()
-    assert (ranks <= worst).all()
 
 
 def test_every_column_agrees_with_float64(pair):
@@ -202,7 +155,7 @@ def test_chunks_and_windows_change_nothing_but_the_context(tiny, monkeypatch):
         return join(list(reading_file.read_chunks(tiny, encoded, wanted)))
 
     plain = whole()
-    monkeypatch.setattr(reading_file, "CHUNK", 37)
+    monkeypatch.setattr(chunks, "CHUNK", 37)
     cut = whole()
     assert sorted(set(plain.columns["context"])) == list(range(256))
     for name in plain.columns:
@@ -233,8 +186,8 @@ def test_lens_of_the_last_layer_is_the_model(tiny):
 
 def test_stream_is_let_go_as_it_is_read(tiny, monkeypatch):
     seen = []
-    cut = reading_file._chunks
-    monkeypatch.setattr(reading_file, "_chunks", lambda *a: (seen.append(c) or c for c in cut(*a)))
+    cut = chunks.cut
+    monkeypatch.setattr(reading_file, "cut", lambda *a: (seen.append(c) or c for c in cut(*a)))
     ms.read(tiny, TEXT, lens=["logit", "input"])
     (chunk,) = seen
     assert len(chunk.stream) == 0
@@ -290,7 +243,7 @@ def test_readers_are_made_once_a_document(tiny, monkeypatch):
     made = []
     make = reading_file.READERS["output"]
     monkeypatch.setitem(reading_file.READERS, "output", lambda anatomy: made.append(1) or make(anatomy))
-    monkeypatch.setattr(reading_file, "CHUNK", 7)
+    monkeypatch.setattr(chunks, "CHUNK", 7)
     ms.read(tiny, TEXT)
     assert made == [1]
 

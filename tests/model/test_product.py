@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from midstream.readout import product as file
-from midstream.readout.product import full_float32, product
+from midstream.model import product as file
+from midstream.model.product import full_float32, product
 
 
 @pytest.mark.parametrize(("n", "block", "width"), [(1, 1, 1), (7, 33, 576), (130, 1000, 31)])

@@ -1,0 +1,151 @@
+"""``midstream score``: what lenses are good for, on text that none was fitted on, and on prompts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, errors, load_model, say_notes
+from midstream.cli.read import layers_of
+from midstream.errors import RequestError
+
+if TYPE_CHECKING:
+    from midstream.record import ScoreTable
+
+
+def score(
+    lenses: Annotated[
+        list[str],
+        typer.Argument(help="logit, a kind that was fitted, or a lens file; each is compared with those after."),
+    ],
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", help="Held-out text: a .txt, a .jsonl, or - (standard input).")
+    ] = None,
+    prompts: Annotated[
+        list[Path] | None, typer.Option("--prompts", help="Prompt file for pass@k; may be given again.")
+    ] = None,
+    strip: Annotated[bool, typer.Option("--strip", help="Take the blanks off the end of each prompt.")] = False,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Also move the stream as each lens reads it, and see what the model does.")
+    ] = False,
+    model: ModelName = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens read of each document, its first.")] = 256,
+    positions: Annotated[int, typer.Option("--positions", help="Positions read in all, evenly spread.")] = 4000,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Only documents with FIELD=VALUE; may be given again.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Field that says which documents belong together; work if there is.")
+    ] = None,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Leave out documents that a lens was fitted on, do not refuse them.")
+    ] = False,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="Write every estimate here: .parquet.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here: .svg, .png or .pdf.")] = None,
+    output: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+    engine: EngineName = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    precision: Precision = "exact",
+    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+) -> None:
+    """Score lenses: KL, cross-entropy, accuracy by layer, pass@k on prompts, and differences, with intervals."""
+    _check(corpus, prompts or [], out, plot)
+    loaded = load_model(model, engine=engine, device=device, dtype=dtype)
+
+    from midstream.lens.file.find import find_all
+    from midstream.run.score import ScoreOptions
+    from midstream.run.score import score as run
+
+    found = find_all(loaded, lenses)
+    say_notes(found)
+
+    options = ScoreOptions(
+        tokens=tokens,
+        positions=positions,
+        layers=None if layers is None else layers_of(layers),
+        every=every,
+        where=where or (),
+        cluster=cluster,
+        unseen=unseen,
+        prompts=prompts or (),
+        strip=strip,
+        causal=causal,
+        precision=precision,
+        seed=seed,
+    )
+    with _progress() as progress:
+        table = run(loaded, found, corpus, options, command=shlex.join(["midstream", *sys.argv[1:]]), progress=progress)
+    _write(table, out, plot)
+    if output == "json":
+        print(table.json())
+        return
+    from rich.console import Console
+
+    from midstream.view.score_table import table as drawn
+
+    Console().print(drawn(table))
+
+
+def _check(corpus: str | None, prompts: list[Path], out: Path | None, plot: Path | None) -> None:
+    """Refuse what cannot be read or written before the model is loaded."""
+    from midstream.store.write import check_target
+
+    if corpus is None and not prompts:
+        raise RequestError("nothing to score on: expected --corpus FILE, --prompts FILE, or both.")
+    if corpus is None and plot is not None:
+        raise RequestError("--plot draws curves by layer, which prompts alone do not give: expected --corpus FILE too.")
+    if corpus is not None:
+        from midstream.corpus.source import open_corpus
+
+        open_corpus(corpus)
+    for path in prompts:
+        if not path.is_file():
+            raise RequestError(f"--prompts {str(path)!r}: there is no such file; expected a prompt file.")
+    for option, path, endings in (("--out", out, (".parquet",)), ("--plot", plot, (".svg", ".png", ".pdf"))):
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
+        check_target(path)
+
+
+def _write(table: ScoreTable, out: Path | None, plot: Path | None) -> None:
+    if out is not None:
+        from midstream.store.write import write_score
+
+        write_score(out, table)
+    if plot is not None:
+        from midstream.view.score_plot import save
+
+        save(table, plot)
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str, int, int], None]]:
+    """On standard error, where that is a terminal: what is done of each part, and what is left of it."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = errors()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(counted: str, done: int, of: int) -> None:
+            if counted not in tasks:
+                tasks[counted] = bars.add_task(counted, total=of)
+            bars.update(tasks[counted], completed=done)
+
+        yield advance

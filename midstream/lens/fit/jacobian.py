@@ -1,0 +1,254 @@
+"""The Jacobian lens: the mean derivative of the last layer in each layer, over a corpus, exact or sketched.
+
+For a prompt p of n tokens let P be the positions ``FIRST`` to n - 2. Row r of its Jacobian at layer l is the gradient,
+at h_l and averaged over P, of the sum over P of coordinate r of h_L (before the final norm): one backward pass gives
+that row at every layer. J_l is the mean over prompts, J_L = I (Gurnee et al. 2026, "Verbalizable Representations Form a
+Global Workspace in Language Models").
+
+The cotangent may be any vector v; the pass then gives ``g = J_pᵀ v``. The sketch draws v from random orthogonal bases
+with ``|v|² = d``, so that ``E[v vᵀ] = I``, and estimates from N passes
+
+    J ≈ I + 1 / max(N, d) Σ v (g - v)ᵀ
+
+which is unbiased from d passes on. With ``σ² = E |J_p - J|²`` over prompts (Frobenius) its expected squared error is
+``σ² d / N`` where N is a multiple of d: that of an exact fit with as many passes. Independent signs would add
+``|J|² (d - 1) / N``. Below d passes it is ``(1 - N/d) |J - I|² + (N/d) σ²``: what was not asked stays as in I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midstream.errors import FitError, RequestError
+from midstream.model.forward import differentiable
+from midstream.model.linear import FastLinear
+from midstream.model.model import Model
+from midstream.model.product import full_float32
+
+LENGTH = 128
+"""Tokens in a prompt."""
+FIRST = 16
+"""First position of P: earlier ones carry attention sinks."""
+BATCH = 4
+"""Prompts (exact: rows) in one pass; more is no faster on two cores."""
+ROUNDS = 4
+"""Directions a prompt is asked about, so that its forward pass is a fifth of the cost."""
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianFit:
+    """What a fit gives.
+
+    Attributes:
+        maps: layer -> J ``[d, d]`` float32 on the CPU, layers 0 to L - 1; at L it is the identity.
+        prompts: how many were used.
+        passes: backward passes made, one a prompt and direction.
+        method: ``exact`` or ``sketched``, and the dtype through which the derivative was taken.
+    """
+
+    maps: dict[int, Tensor]
+    prompts: int
+    passes: int
+    method: str
+
+
+def fit(
+    model: Model,
+    documents: Iterable[Sequence[int]],
+    *,
+    passes: int,
+    exact: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> JacobianFit:
+    """Fit the Jacobian lens of a model.
+
+    Args:
+        documents: token ids; prompts are their first ``LENGTH`` tokens, and only where that makes too few, later ones.
+        passes: backward passes to spend; best a multiple of d. Exact: d a prompt, as many prompts as that allows.
+        seed: of the directions.
+        progress: called with the number of passes done.
+
+    Raises:
+        RequestError: if no document is long enough, or an exact fit has passes for less than one prompt.
+        FitError: if a gradient is no number.
+    """
+    d = model.anatomy.width
+    if exact and passes < d:
+        raise RequestError(
+            f"an exact Jacobian takes {d} passes a prompt, {passes} were given: give more, or sketch it."
+        )
+    if passes < 1:
+        raise RequestError(f"{passes} passes were asked for: expected 1 or more, best a multiple of {d}.")
+    found = prompts(documents, passes // d if exact else -(-passes // ROUNDS), min(LENGTH, model.context))
+    name = f"{'exact' if exact else 'sketched'}, {str(model.dtype).removeprefix('torch.')}"
+    total = torch.zeros(model.anatomy.layers, d, d, device=model.device)
+    if exact:
+        for number, prompt in enumerate(found):
+            total += exact_jacobian(model, prompt, _later(progress, number * d))
+        return JacobianFit(_maps(total / len(found)), len(found), d * len(found), name)
+    sketch = Sketch(total, 0, 0, seed)
+    for batch, share in schedule(found, min(passes, d * len(found))):
+        sketch.add(model, batch, share)
+        if progress is not None:
+            progress(sketch.passes)
+    return JacobianFit(_maps(sketch.jacobian()), sketch.prompts, sketch.passes, name)
+
+
+def prompts(documents: Iterable[Sequence[int]], count: int, length: int = LENGTH) -> Tensor:
+    """Up to ``count`` prompts ``[m, length]`` int64: the beginnings of documents in order, then what follows in each.
+
+    No more documents are read than are needed. Raises RequestError if none is long enough, or ``length`` too short.
+    """
+    if length < FIRST + 2:
+        raise RequestError(
+            f"a prompt of {length} tokens is too short: the Jacobian lens averages from token {FIRST} on."
+        )
+    first: list[Sequence[int]] = []
+    later: list[list[Sequence[int]]] = []
+    longest = 0
+    for ids in documents:
+        longest = max(longest, len(ids))
+        pieces = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
+        first += pieces[:1]
+        later.append(pieces[1:])
+        if len(first) == count:
+            break
+    rounds = (pieces[i] for i in range(max(map(len, later), default=0)) for pieces in later if i < len(pieces))
+    chosen = [ids for ids, _ in zip(chain(first, rounds), range(count), strict=False)]
+    if not chosen:
+        raise RequestError(
+            f"the Jacobian lens is fitted on prompts of {length} tokens, and the longest document has {longest}: "
+            "give it longer documents."
+        )
+    return torch.from_numpy(np.array(chosen, dtype=np.int64))
+
+
+def exact_jacobian(model: Model, prompt: Tensor, progress: Progress | None = None) -> Tensor:
+    """Every row of one prompt's Jacobian at every layer below the last: ids ``[n]`` to ``[L, d, d]``, on the device.
+
+    ``progress`` is called with the number of passes done. Raises FitError as ``fit`` does.
+    """
+    d = model.anatomy.width
+    found = torch.zeros(model.anatomy.layers, d, d, device=model.device)
+    with _evaluation(model, prompt.expand(BATCH, -1)) as stream:
+        for start in range(0, d, BATCH):
+            v = torch.zeros(BATCH, d)
+            rows = torch.arange(start, min(start + BATCH, d))
+            v[rows - start, rows] = 1
+            found[:, rows] = pulled(stream, v)[:, : len(rows)]
+            if progress is not None:
+                progress(int(rows[-1]) + 1)
+    return found
+
+
+@dataclass
+class Sketch:
+    """A sketched fit so far: what ``add`` has gathered, to go on from or to read.
+
+    Attributes:
+        total: ``[L, d, d]`` float32, Σ v (g - v)ᵀ.
+        prompts, passes: how many have been used.
+        seed: of the directions; pass i has direction i.
+    """
+
+    total: Tensor
+    prompts: int
+    passes: int
+    seed: int
+
+    def add(self, model: Model, batch: Tensor, passes: int) -> None:
+        """Spends ``passes`` on prompts ``[b, n]``, in turn. Raises FitError as ``fit`` does."""
+        b, d = len(batch), model.anatomy.width
+        with _evaluation(model, batch) as stream:
+            for start in range(0, passes, b):
+                count = min(b, passes - start)
+                v = torch.zeros(b, d)
+                v[:count] = directions(d, self.passes, count, self.seed)
+                g = pulled(stream, v)
+                v = v.to(self.total.device)
+                self.total += v.T @ (g.to(self.total.device) - v)
+                self.passes += count
+        self.prompts += b
+
+    def jacobian(self) -> Tensor:
+        """The estimate, ``[L, d, d]``: I where nothing was asked."""
+        d = self.total.shape[-1]
+        return torch.eye(d, device=self.total.device) + self.total / max(self.passes, d)
+
+
+def schedule(found: Tensor, passes: int) -> Iterator[tuple[Tensor, int]]:
+    """Batches of prompts and the passes that each gets, the same for every prompt up to what is left at the end."""
+    rounds = -(-passes // len(found))
+    for batch in found.split(BATCH):
+        if passes <= 0:
+            return
+        yield batch, min(passes, rounds * len(batch))
+        passes -= rounds * len(batch)
+
+
+def directions(d: int, first: int, count: int, seed: int) -> Tensor:
+    """Directions ``first`` to ``first + count`` of an endless list, ``[count, d]`` float32 of squared length d.
+
+    Every d of them, counted from the start, are orthogonal, and each is drawn uniformly, but for its sign.
+    """
+    rows = [(i // d, i % d) for i in range(first, first + count)]
+    bases = {number: _basis(d, seed, number) for number in dict.fromkeys(number for number, _ in rows)}
+    return torch.stack([bases[number][row] for number, row in rows])
+
+
+@lru_cache(maxsize=2)
+def _basis(d: int, seed: int, number: int) -> Tensor:
+    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    draw = torch.Generator().manual_seed(int(state[0]) >> 1)
+    # signs do not matter, since v enters twice: else those of r's diagonal would have to be undone (Mezzadri 2007)
+    return torch.linalg.qr(torch.randn(d, d, generator=draw))[0].T * d**0.5
+
+
+def pulled(stream: Sequence[Tensor], v: Tensor) -> Tensor:
+    """``Jᵀ v`` of each prompt at each layer below the last: ``v`` ``[b, d]`` to ``[L, b, d]`` float32.
+
+    Args:
+        stream: from ``model.forward.differentiable``, ``[b, n, d]`` each.
+
+    Raises:
+        FitError: naming the last layer whose gradient is no number.
+    """
+    last = stream[-1]
+    within = slice(FIRST, last.shape[1] - 1)
+    cotangent = torch.zeros_like(last)
+    cotangent[:, within] = v[:, None].to(last)
+    gradients = torch.autograd.grad(last, list(stream[:-1]), cotangent, retain_graph=True)
+    found = torch.stack([g[:, within].float().mean(1) for g in gradients])
+    if not bool(torch.isfinite(found).all()):
+        layer = max(i for i, g in enumerate(found) if not bool(torch.isfinite(g).all()))
+        raise FitError(
+            f"the derivative of layer {len(gradients)} in layer {layer} is no finite number in {last.dtype}: "
+            "load the model with --dtype float32, or leave out the text."
+        )
+    return found
+
+
+@contextmanager
+def _evaluation(model: Model, ids: Tensor) -> Generator[list[Tensor]]:
+    """The differentiable stream on prompts ``[b, n]``; inside, products are full float32 and fast."""
+    with full_float32(), FastLinear():
+        yield differentiable(model.anatomy, ids.to(model.device))
+
+
+def _maps(found: Tensor) -> dict[int, Tensor]:
+    return dict(enumerate(found.cpu()))
+
+
+def _later(progress: Progress | None, offset: int) -> Progress | None:
+    return None if progress is None else lambda done: progress(offset + done)

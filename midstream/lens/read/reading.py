@@ -1,0 +1,253 @@
+"""The one place where capture, transport and read-out meet: a model, a text and lenses in, rows out.
+
+A chunk's stream is captured at the places asked for, moved by each lens, and read in one pass over the vocabulary
+for each kind of reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midstream.errors import RequestError
+from midstream.lens.lens import Lens, Source
+from midstream.lens.passage import Place
+from midstream.lens.read.chunks import Chunk, Wanted, cut
+from midstream.lens.read.request import START, Request
+from midstream.lens.read.table import Part, table
+from midstream.model.anatomy import Anatomy
+from midstream.model.model import Model
+from midstream.model.product import full_float32, product
+from midstream.model.tokenizer import Encoded
+from midstream.readout.read import Rows, read, top1
+from midstream.readout.reader import Reader, input_reader, output_reader
+from midstream.record import Array, ReadingTable
+
+READERS = {"output": output_reader, "input": input_reader}
+"""What makes the reader that a lens names."""
+
+TOKENS = 4
+"""Input rows that the source ``tokens`` puts side by side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """The readers of a request's lenses, for any number of documents.
+
+    Attributes:
+        by_name: what a lens calls its reader -> the reader.
+        positions: that are read with them in all, which decides whether to compile; 0: those of each document.
+    """
+
+    by_name: dict[str, Reader]
+    positions: int = 0
+
+    @classmethod
+    def of(cls, model: Model, lenses: Sequence[Lens], *, positions: int = 0) -> Readers:
+        """Those that the lenses need; an input reader copies the input rows."""
+        needed = {lens.reader for lens in lenses}
+        return cls({name: make(model.anatomy) for name, make in READERS.items() if name in needed}, positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A text being read.
+
+    Attributes:
+        ids: ``[tokens]`` int64.
+        named: ``[tokens, T]`` ids followed at each position, -1 = none.
+        leaves: place -> the last lens that needs its stream.
+    """
+
+    ids: Tensor
+    named: Tensor
+    leaves: dict[Place, Lens]
+
+
+def read_chunks(
+    model: Model,
+    encoded: Encoded,
+    request: Request,
+    *,
+    named: Array | None = None,
+    positions: Array | None = None,
+    readers: Readers | None = None,
+) -> Iterator[ReadingTable]:
+    """Read a document, one table a chunk, positions ascending.
+
+    Args:
+        encoded: the document's tokens.
+        named: ``[tokens, T]`` ids followed at each position instead of the request's watched tokens; -1 = none.
+        positions: those to read, ascending; the model runs no further than they need. None: all.
+        readers: those of the request's lenses, where several documents are read; None: made for this one.
+    """
+    if named is None:
+        named = np.tile(np.asarray(request.watch, dtype=np.int64), (len(encoded.ids), 1))
+    ids, at = torch.tensor(encoded.ids, dtype=torch.int64), _positions(positions, len(encoded.ids))
+    readers = readers or Readers.of(model, request.lenses)
+    lenses = sorted(request.lenses, key=lambda lens: list(READERS).index(lens.reader))
+    leaves = {place: lens for lens in lenses for place in _needed(lens, request)}
+    document = Document(ids, torch.from_numpy(named), leaves)
+    ahead = frozenset(lens.offset - 1 for lens in lenses if _compared(lens))
+    last: Place = (model.anatomy.layers, "resid_post")
+    places = frozenset(leaves) | ({last} if ahead else set())
+    for chunk in cut(model, ids, Wanted(places, at, ahead, request.reach)):
+        parts: list[Part] = []
+        for name, reader in readers.by_name.items():
+            rows = _Rows(reader, document, chunk, request, model.anatomy, max(readers.positions, len(at)))
+            parts += rows.read([lens for lens in lenses if lens.reader == name])
+        parts.sort(key=lambda part: request.lenses.index(part.lens))
+        yield table(model, encoded, chunk.window, chunk.positions.numpy(), parts)
+
+
+def _positions(given: Array | None, tokens: int) -> Tensor:
+    if given is None:
+        return torch.arange(tokens)
+    at = torch.from_numpy(np.asarray(given, dtype=np.int64))
+    if len(at) and (int(at[0]) < 0 or int(at[-1]) >= tokens or not bool((at[1:] > at[:-1]).all())):
+        raise RequestError(f"positions {at.tolist()[:8]}...: expected ascending ones from 0 to {tokens - 1}.")
+    return at
+
+
+def _compared(lens: Lens) -> bool:
+    """Whether its readings are of what the model's own output says, there or further on."""
+    return lens.reader == "output" and lens.offset > 0
+
+
+def _needed(lens: Lens, request: Request) -> list[Place]:
+    """The places whose stream a lens reads, layer 0 for comparison included."""
+    if lens.source != "stream":
+        return []
+    return request.places(lens) + ([START] if _has_base(lens) else [])
+
+
+def _has_base(lens: Lens) -> bool:
+    return lens.reader == "output" and lens.reads(*START)
+
+
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """The model's own output at the positions of a chunk and at those its lenses look ahead to.
+
+    Attributes:
+        x: ``[m, d]`` prepared; own: the first ``[n, d]`` of them, the same tensor where there are no others.
+        choice: ``[m]`` int64, its first choice, -1 where undefined.
+        first: the lowest of the positions; index ``[span]``: which row of x is that of position ``first + j``, or -1.
+    """
+
+    x: Tensor
+    own: Tensor
+    choice: Tensor
+    first: int
+    index: Tensor
+
+    def rows(self, at: Tensor) -> Tensor:
+        """Which rows of x are those of the positions ``at``; -1 where there are none."""
+        inside = at < self.first + len(self.index)
+        return torch.where(inside, self.index[(at - self.first).clamp(max=len(self.index) - 1)], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of one reader in one chunk; ``positions``: those of the whole job."""
+
+    reader: Reader
+    document: Document
+    chunk: Chunk
+    request: Request
+    anatomy: Anatomy
+    positions: int
+
+    def read(self, lenses: list[Lens]) -> list[Part]:
+        """Every (lens, site, layer) in one pass."""
+        rows: list[Rows] = []
+        labels: list[tuple[Lens, str, int, Array]] = []
+        with full_float32():
+            output = self._output() if any(_compared(lens) for lens in lenses) else None
+            for lens in lenses:
+                reference = _reference(lens, self.chunk, output)
+                tokens = self._tokens(lens, reference, output)
+                vectors = self._vectors(lens, output)
+                base = vectors[START] if _has_base(lens) else None
+                for layer, site in self.request.places(lens):
+                    x, beta = vectors[layer, site], lens.betas.get(layer, 1.0)
+                    rows.append(Rows(x if beta == 1.0 else x * beta, tokens, reference, base, beta))
+                    labels.append((lens, site, layer, tokens.numpy()))
+        final = None if output is None else output.x
+        request, job = self.request, len(rows) * self.positions
+        done = read(self.reader, rows, reference=final, top_k=request.top_k, precision=request.precision, job=job)
+        return [Part(*label, columns) for label, columns in zip(labels, done, strict=True)]
+
+    def _output(self) -> _Output:
+        """The model's own output here and ahead, by the parts of it that this reader has."""
+        chunk = self.chunk
+        h = chunk.stream[self.anatomy.layers, "resid_post"]
+        x = self.reader.prepare(h if chunk.final is None else torch.cat([h, chunk.final]))
+        own = x if chunk.final is None else x[: len(chunk.positions)]
+        at = torch.cat([chunk.positions, chunk.later]) - chunk.positions[0]
+        index = torch.full((int(at.max()) + 1,), -1)
+        index[at] = torch.arange(len(at))
+        choice = top1(self.reader, x, precision=self.request.precision)
+        return _Output(x, own, choice, int(chunk.positions[0]), index)
+
+    def _vectors(self, lens: Lens, output: _Output | None) -> dict[Place, Tensor]:
+        """Place -> ``[n, d]`` prepared: what the lens reads, and layer 0 for comparison."""
+        if lens.source != "stream":
+            rows = input_rows(self.anatomy, self.document.ids, self.chunk.positions, lens.source)
+            return {START: self.reader.prepare(_moved(lens, 0, rows))}
+        vectors: dict[Place, Tensor] = {}
+        stream, leaves = self.chunk.stream, self.document.leaves
+        for place in dict.fromkeys(_needed(lens, self.request)):
+            h = stream.pop(place) if leaves[place] is lens else stream[place]
+            layer = place[0]
+            if output is not None and place == (self.anatomy.layers, "resid_post") and layer not in lens.transports:
+                vectors[place] = output.own  # by identity the read-out sees that it needs no product of its own
+            else:
+                vectors[place] = self.reader.prepare(_moved(lens, layer, h))
+        return vectors
+
+    def _tokens(self, lens: Lens, reference: Tensor, output: _Output | None) -> Tensor:
+        """``[n, 3 + T]``: the target, the output's first choice, the token read, then the followed ones."""
+        ids, at = self.document.ids, self.chunk.positions
+        target = at + lens.offset
+        inside = (target >= 0) & (target < len(ids))
+        about = torch.where(inside, ids[target.clamp(0, len(ids) - 1)], -1)
+        choice = reference if output is None else output.choice[reference]
+        first = torch.where(reference < 0, reference, choice)
+        return torch.cat([torch.stack([about, first, ids[at]], dim=1), self.document.named[at]], dim=1)
+
+
+def _reference(lens: Lens, chunk: Chunk, output: _Output | None) -> Tensor:
+    """``[n]`` int64, which row of ``output`` each reading is compared with; -1 for none."""
+    if output is None or not _compared(lens):
+        return torch.full_like(chunk.positions, -1)
+    return output.rows(chunk.positions + lens.offset - 1)
+
+
+def _moved(lens: Lens, layer: int, h: Tensor) -> Tensor:
+    """Rows ``h`` ``[n, d_in]`` transported in float32, ``[n, d]``: as ``Lens.transport``, by the fastest product."""
+    h = h.float()
+    move = lens.transports.get(layer)
+    if move is None:
+        return h
+    moved = product(h, move.weight.to(h.device, torch.float32))
+    return moved if move.bias is None else moved + move.bias.to(h.device)
+
+
+def input_rows(anatomy: Anatomy, ids: Tensor, at: Tensor, source: Source) -> Tensor:
+    """What a lens that does not read the stream transports at the positions ``at``: ``[n, d]`` or ``[n, 4 d]``.
+
+    Args:
+        ids: ``[tokens]`` int64, the document.
+        source: ``token`` or ``tokens``.
+    """
+    rows: list[Tensor] = []
+    for lag in range(TOKENS if source == "tokens" else 1):
+        row = anatomy.input_rows(ids[(at - lag).clamp(min=0)])
+        row[at < lag] = 0.0  # before the document
+        rows.append(row)
+    return torch.cat(rows, dim=1)
