@@ -157,7 +157,10 @@ class _Shown:
             self._stage, self._stage_begun = update.stage, now
             if not self._live:
                 size = f", {update.total:,} {update.unit}" if update.total else ""
-                print(f"midstream: {update.stage}{size}", file=sys.stderr)
+                times = ", ".join(
+                    filter(None, [f"after {_clock(now - self._begun)}", _left(now - self._begun, update.share)])
+                )
+                print(f"midstream: {update.stage}{size} ({times})", file=sys.stderr)
         rate = update.done / max(now - self._stage_begun, 1e-3)
         self._bars.update(
             self._task,
@@ -174,18 +177,26 @@ def _left(spent: float, share: float) -> str:
     """Time left for the whole fit, from the share of its operations that are done."""
     if share < 0.01:
         return ""
-    seconds = round(spent * (1 - share) / share)
-    return f"{seconds // 60}:{seconds % 60:02d} left in all"
+    return f"{_clock(spent * (1 - share) / share)} left in all"
+
+
+def _clock(seconds: float) -> str:
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
 def _print(result: FitResult) -> None:
     """The held-out scores, or where there are none the variance that each lens leaves unexplained; and the files."""
+    import numpy as np
     from rich.console import Console
 
     if result.scores is not None:
         from midstream.view.score_table import table
 
-        Console().print(table(result.scores))
+        scores = result.scores
+        reads_input = np.char.startswith(scores.columns["lens"].astype(str), "input:")
+        shown = scores.columns["measure"] == np.where(reads_input, "accuracy", "kl")
+        Console().print(table(scores.pick(shown)))
+        print("Every other measure is in the files: midstream lens show FILE.")
     elif result.lenses:
         Console().print(_unexplained(result))
     for name, file in result.files.items():

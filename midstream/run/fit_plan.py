@@ -15,6 +15,7 @@ from midstream.corpus.source import Corpus, cluster_of
 from midstream.corpus.split import held_out
 from midstream.corpus.window import LONGEST, Window, windows
 from midstream.errors import RequestError
+from midstream.interval import ENOUGH
 from midstream.lens.fit.least_squares import HELD_OUT, check_enough
 from midstream.lens.fit.sums import TILE, Key
 from midstream.lens.kind import Kind
@@ -27,6 +28,9 @@ from midstream.stream.site import check
 
 HELD_OUT_SHARES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Share of the clusters of documents that is held out: the first that holds out enough of a small corpus."""
+
+FEW_CLUSTERS = 0.2
+"""Share up to which it is raised for the intervals alone: they are better from ``interval.ENOUGH`` clusters on."""
 
 TOKENS = 200_000
 """Usable tokens that a fit reads unless told otherwise."""
@@ -286,7 +290,8 @@ def _split(taken: _Taken, seed: int) -> tuple[_Taken, float, dict[bool, int]]:
         sides = {
             side: sum(n for document, cut in found for _, n in cut if document.held == side) for side in (False, True)
         }
-        if sides[True] >= HELD_OUT:
+        clusters = len({document.cluster for document, _ in found if document.held})
+        if sides[True] >= HELD_OUT and (clusters >= ENOUGH or share >= FEW_CLUSTERS):
             break
     return found, share, sides
 

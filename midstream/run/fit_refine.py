@@ -25,16 +25,19 @@ from midstream.run.fit_progress import Meter
 SAMPLE = {"tuned": 20_000, "future": 7_000}
 """Positions that the stage sees for each kind, spread over the fit documents."""
 
+SHORT = 10_000
+"""From here on it sees a quarter of the fit positions at most, where they are not cheap: a short fit stays short."""
+
 CHEAP = 2e13
 """Operations that the stage may always take, about a minute of two cores: a small model sees more for them."""
 
-EPOCHS = 4
-"""Times that it sees a position at most."""
+EPOCHS = 2
+"""Times that it sees a position at most; more gain little (LOG, 2026-11-24)."""
 
 HELD_SHARE = 0.1
 """Held-out positions looked at, as a share of those."""
 
-LOOK = 512
+LOOK = 128
 """Positions looked at together on held-out text."""
 
 POOL = 8
@@ -101,7 +104,8 @@ def planned(kind: str, usable: int, operations: float) -> int:
         usable: positions of the fit documents.
         operations: that a position costs.
     """
-    return max(min(SAMPLE[kind], usable), min(EPOCHS * usable, int(CHEAP / operations)))
+    dear = min(SAMPLE[kind], usable, max(SHORT, usable // 4))
+    return max(dear, min(EPOCHS * usable, int(CHEAP / operations)))
 
 
 def sample(lookout: Lookout, *, held: bool, wanted: int) -> Sample:

@@ -55,8 +55,9 @@ def test_list_shows_every_lens_and_names_the_damaged_one(folder, midstream, tiny
         monkeypatch.setenv("COLUMNS", columns)
         text = midstream("lens", "list", "--model", str(tiny_folder))
         assert "1,234" in text.stdout
-        assert " ".join(text.stdout.split()).startswith(f"{tiny_folder} in {folder} lens fitted")
-        assert "shortcut.safetensors is no usable" in " ".join(text.stdout.split())
+        letters = "".join(text.stdout.split())  # a long path is broken where the line ends
+        assert letters.startswith(f"{tiny_folder}in{folder}lensfitted")
+        assert "shortcut.safetensorsisnousable" in letters
         assert max(map(len, text.stdout.splitlines())) <= int(columns)
     monkeypatch.setenv("MIDSTREAM_LENSES", str(folder / "none"))
     assert "midstream fit makes them" in midstream("lens", "list").stdout

@@ -93,4 +93,5 @@ def test_the_sample_is_spread_over_documents(lookout, wanted, stride):
 def test_a_cheap_model_sees_its_text_several_times_and_a_dear_one_the_sample():
     assert planned("tuned", 90_000, 1e6) == EPOCHS * 90_000
     assert planned("tuned", 90_000, 1e12) == SAMPLE["tuned"]
+    assert planned("tuned", 48_000, 1e12) == 12_000
     assert planned("future", 500, 1e12) == 500
