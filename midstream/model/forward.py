@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from midstream.model.addition import Tap
     from midstream.model.anatomy import Anatomy
 
+CACHE_NAMES = ("past_key_values", "cache")
+"""What the forward of a trunk calls its cache: transformers up to 5.23, and from 5.24 on."""
+
 
 def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: object | None = None) -> None:
     """Run the trunk on ``ids`` for what hooks see of it, without dropout; nothing is returned, no logits are computed.
@@ -44,7 +47,7 @@ def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: obj
     arguments = {
         "attention_mask": mask,
         "position_ids": positions,
-        "past_key_values": cache,
+        **dict.fromkeys(CACHE_NAMES, cache),
         "use_cache": cache is not None,
     }
     with evaluated(anatomy.trunk), torch.inference_mode():
@@ -207,7 +210,8 @@ def new_cache(module: nn.Module, anatomy: Anatomy) -> object | None:
     own = getattr(module, "new_cache", None)
     if callable(own):
         return own()
-    if not family(anatomy.family).cache or "past_key_values" not in inspect.signature(anatomy.trunk.forward).parameters:
+    taken = set(inspect.signature(anatomy.trunk.forward).parameters)
+    if not family(anatomy.family).cache or not taken & set(CACHE_NAMES):
         return None
     from transformers import DynamicCache
 
