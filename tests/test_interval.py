@@ -221,6 +221,16 @@ def test_order_and_names_do_not_matter(seed: int, groups: int) -> None:
     assert second.method == first.method
 
 
+def test_sums_equal_but_for_their_last_digits_have_the_same_draws() -> None:
+    draw = rng(3)
+    tied, other, counts = np.repeat(draw.normal(size=10), 2), draw.normal(size=20), np.full(20, 8)
+    first, second = (
+        paired_ratio([tied + shift, other], counts, clusters=np.arange(20), generator=rng(1), unit="nats")
+        for shift in (0.0, 1e-13 * draw.normal(size=20))
+    )
+    assert _numbers(second) == pytest.approx(_numbers(first), rel=1e-9)
+
+
 def _numbers(estimate: Estimate) -> tuple[float, ...]:
     return (estimate.value, estimate.low, estimate.high, estimate.tokens, estimate.clusters, estimate.largest_share)
 

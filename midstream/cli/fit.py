@@ -31,7 +31,7 @@ def fit(
     corpus: Annotated[str, typer.Option("--corpus", help="Text to fit to: a .txt, a .jsonl, or - (standard input).")],
     model: ModelName = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the lenses; else the lens folder.")] = None,
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read, a tenth of them held out.")] = 200_000,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read, held-out ones included.")] = 200_000,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="Only documents with FIELD=VALUE; may be given again.")
     ] = None,

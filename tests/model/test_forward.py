@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -52,6 +54,22 @@ def test_left_padding_and_cache_together(model_type):
         for start, stop in ((0, 9), (9, 12), (12, 20))
     ]
     torch.testing.assert_close(torch.cat(chunks, dim=2)[:, :, 4:], whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_goes_by_each_of_its_names(name, monkeypatch):
+    walked = found("llama")
+    whole, trunk = streams(walked, IDS), walked.anatomy.trunk
+    real = trunk.forward
+    (own,) = {"past_key_values", "cache"} & set(inspect.signature(real).parameters)
+    names = {"past_key_values": lambda input_ids, position_ids, use_cache, past_key_values=None: (
+        real(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache, **{own: past_key_values})
+    ), "cache": lambda input_ids, position_ids, use_cache, cache=None: (
+        real(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache, **{own: cache})
+    )}  # fmt: skip
+    monkeypatch.setattr(trunk, "forward", names[name])
+    assert new_cache(walked.module, walked.anatomy) is not None
+    torch.testing.assert_close(chunked(walked, IDS), whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["plain gpt2", "plain llama"])

@@ -306,6 +306,16 @@ def test_tokens_are_a_limit_and_the_split_follows_the_clusters(tiny, corpus, tmp
     assert any(side == {True} for side in sides.values())
 
 
+@pytest.mark.parametrize(("works", "share"), [(400, 0.1), (60, 0.2)])
+def test_more_of_few_works_are_held_out(works, share, tiny, tmp_path):
+    path = tmp_path / "works.txt"
+    texts = [
+        f"The Eiffel Tower number {n} is located in the city of Paris and that of London " * 2 for n in range(works)
+    ]
+    path.write_text("\n<|endofdoc|>\n".join(texts))
+    assert plan(tiny, open_corpus(path), options(tmp_path, "shortcut", tokens=10**6)).corpus["held_out_share"] == share
+
+
 @pytest.mark.parametrize(
     ("more", "match"),
     [
