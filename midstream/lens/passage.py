@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from midstream.corpus.window import Window
+from midstream.model.memory import give_back
 from midstream.model.model import Model
 from midstream.stream.capture import capture_sites
 
@@ -46,7 +47,8 @@ class Passage:
 
 
 def passage(model: Model, ids: Sequence[int], window: Window, places: Sequence[Place]) -> Passage:
-    """One window of a document."""
+    """One window of a document. Memory that earlier ones have freed goes back to the system first."""
+    give_back()
     tokens = torch.tensor(ids[window.start : window.stop], dtype=torch.int64)
     found = capture_sites(model, tokens[None].to(model.device), list(places))
     stream = {place: value[0] for place, value in found.items()}

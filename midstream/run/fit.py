@@ -15,6 +15,7 @@ from midstream.errors import FitError, MidstreamError, RequestError
 from midstream.lens.file import artifact, folder, sums_file
 from midstream.lens.file.sums_file import ENDING, Gathered
 from midstream.lens.fit import jacobian as fit_jacobian
+from midstream.lens.fit.beta import Factors
 from midstream.lens.fit.least_squares import solve, solve_shared
 from midstream.lens.fit.sums import Calibration, Key
 from midstream.lens.kind import Kind
@@ -24,7 +25,17 @@ from midstream.model.model import Model
 from midstream.readout.reader import Reader, input_reader, output_reader
 from midstream.record import ScoreTable, as_list
 from midstream.run.fit_cost import PASSES, costs, reading
-from midstream.run.fit_lenses import Solved, assemble, fit_betas, fit_numbers, keys_of, provenance, starts
+from midstream.run.fit_lenses import (
+    Solved,
+    assemble,
+    fit_numbers,
+    fit_scores,
+    keys_of,
+    provenance,
+    scaled,
+    scales,
+    starts,
+)
 from midstream.run.fit_pass import CALIBRATED, Lookout, Stopped, blank, calibration, counted, gather
 from midstream.run.fit_plan import FitOptions, Plan, groups, plan, target_of
 from midstream.run.fit_progress import Meter, Progress
@@ -276,13 +287,15 @@ class _Fit:
             if refined.stopped:
                 self.result.problems.append(f"{kind}: {refined.stopped} The best maps until then are kept.")
                 self.meter.note(self.result.problems[-1])
-        betas: Mapping[Key, float] = {}
+        factors: Mapping[Key, Factors] = {}
         if kind.reader == "input":
             self.meter.begin(f"calibrating {kind}", len(maps), "layers")
-            betas = fit_betas(self.lookout, input_reader(self.model.anatomy), kind, maps, self.meter.advance)
+            factors = fit_scores(self.lookout, input_reader(self.model.anatomy), kind, maps, self.meter.advance)
+            maps = scaled(maps, factors)
         numbers = fit_numbers(self.plan, kind, self.solved, keys_of(self.plan, kind, self.last), refined)
+        numbers |= scales(factors)
         counts = self.solved.counts.get(target) if target in counted(self.plan) and kind.number else None
-        return assemble(self.lookout, kind, maps, betas, provenance(self.lookout, base, numbers), counts)
+        return assemble(self.lookout, kind, maps, factors, provenance(self.lookout, base, numbers), counts)
 
     def _refined(self, kind: Kind, begin: Mapping[Key, Transport]) -> Refined:
         covariances = {key: self.solved.covariances[key] for key in begin}

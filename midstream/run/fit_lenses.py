@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from midstream.lens.fit.back_off import Counts, back_off
-from midstream.lens.fit.beta import enough, fit_beta
+from midstream.lens.fit.beta import Factors, enough, fit_factors
 from midstream.lens.fit.least_squares import Fitted
 from midstream.lens.fit.sums import Calibration, Key
 from midstream.lens.kind import Kind
@@ -82,12 +82,13 @@ def assemble(
     lookout: Lookout,
     kind: Kind,
     maps: Mapping[Key, Transport],
-    betas: Mapping[Key, float],
+    factors: Mapping[Key, Factors],
     about: Mapping[str, Any],
     counts: Counts | None,
 ) -> Lens:
-    """The lens of a kind with its baselines, from maps by key."""
+    """The lens of a kind with its baselines, from maps by key and, for the input reader, their factors."""
     plan = lookout.plan
+    betas = {key: one.beta for key, one in factors.items()}
 
     def lens(name: str, chosen: Mapping[Key, Transport], **more: Any) -> Lens:
         return Lens(
@@ -118,10 +119,10 @@ def assemble(
     )
 
 
-def fit_betas(
+def fit_scores(
     lookout: Lookout, reader: Reader, kind: Kind, maps: Mapping[Key, Transport], advance: Callable[[int], None]
-) -> dict[Key, float]:
-    """Factor of the input reader's scores for each map, on held-out text."""
+) -> dict[Key, Factors]:
+    """Factor of the input reader's scores and scale of each map, on held-out text; a shared map keeps its scale."""
     chosen = sample(lookout, held=True, wanted=enough(len(reader.weight)))
     rows: dict[Key, list[Tensor]] = {key: [] for key in maps}
     answers: list[Tensor] = []
@@ -136,11 +137,25 @@ def fit_betas(
     order = torch.randperm(sum(map(len, answers)), generator=torch.Generator().manual_seed(lookout.plan.options.seed))
     order = order[: chosen.most]
     answer = torch.cat(answers)[order]
-    betas: dict[Key, float] = {}
+    found: dict[Key, Factors] = {}
     for key, move in maps.items():
-        betas[key] = fit_beta(reader, move(torch.cat(rows[key])[order]), answer)
+        own = not (kind.shared and key[0] == "stream")
+        found[key] = fit_factors(reader, move(torch.cat(rows[key])[order]), answer, scaled=own)
         advance(1)
-    return betas
+    return found
+
+
+def scaled(maps: Mapping[Key, Transport], factors: Mapping[Key, Factors]) -> dict[Key, Transport]:
+    """The maps with their scales in them."""
+    return {
+        key: factors[key].applied(move) if key in factors and factors[key].scale != 1 else move
+        for key, move in maps.items()
+    }
+
+
+def scales(factors: Mapping[Key, Factors]) -> dict[str, Any]:
+    """What ``fit_numbers`` lacks of an input lens: the scale in each of its maps, of which FVU knows nothing."""
+    return {"scale": {_name(key): one.scale for key, one in factors.items()}} if factors else {}
 
 
 def fit_numbers(plan: Plan, kind: Kind, solved: Solved, keys: Sequence[Key], refined: Refined | None) -> dict[str, Any]:

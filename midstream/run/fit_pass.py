@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from midstream.interrupt import undisturbed
 from midstream.lens.file.sums_file import Gathered
 from midstream.lens.fit.back_off import Counts
 from midstream.lens.fit.sums import Batch, Calibration, Key, Sums, calibrate
@@ -75,7 +72,7 @@ class Lookout:
             if kind == "row":
                 y[name] = entered[at - int(number)]
             else:
-                y[name] = seen.stream[self.final][at + int(number)]
+                y[name] = _taken(seen.stream[self.final], at + int(number))
                 norms.append(y[name].float().norm(dim=1))
         return Rows(x, y, torch.stack(norms).amax(0).cpu() if norms else None)
 
@@ -101,9 +98,16 @@ class Lookout:
     def _input(self, seen: Passage, at: Tensor, key: Key, entered: Tensor) -> Tensor:
         source, layer = key
         if source == "stream":
-            return seen.stream[layer, self.plan.options.site][at]
+            return _taken(seen.stream[layer, self.plan.options.site], at)
         # a usable position has at least MIN_CONTEXT tokens before it, more than a baseline looks back
         return torch.cat([entered[at - back] for back in range(BASELINES[source])], dim=1)
+
+
+def _taken(rows: Tensor, at: Tensor) -> Tensor:
+    """``rows[at]``, without a copy where these follow each other, as they nearly always do."""
+    if len(at) and int(at[-1] - at[0]) == len(at) - 1 and bool((at.diff() == 1).all()):
+        return rows[int(at[0]) : int(at[-1]) + 1]
+    return rows[at]
 
 
 def usable(plan: Plan, seen: Passage) -> Tensor:
@@ -193,7 +197,7 @@ def gather(lookout: Lookout, reader: Reader, start: Gathered, advance: Callable[
             answers = lookout.answers(reader, seen, at, counts) if counts and not unit.document.held else None
             if unit.document.held:
                 start.fit.release()
-            with _undisturbed():
+            with undisturbed():
                 whole = False
                 (start.held if unit.document.held else start.fit).add(rows.x, rows.y, rows.last)
                 if answers is not None:
@@ -214,24 +218,3 @@ def gather(lookout: Lookout, reader: Reader, start: Gathered, advance: Callable[
 def _first(plan: Plan, keys: Sequence[Key]) -> bool:
     """Whether this group of keys is the one that also counts answers."""
     return bool(keys) and keys[0] == plan.inputs()[0]
-
-
-@contextmanager
-def _undisturbed() -> Generator[None]:
-    """Inside, Ctrl-C and SIGTERM wait until the block has ended, so that sums are never half added."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-
-    def remember(number: int, _frame: Any) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        signal.raise_signal(asked[0])

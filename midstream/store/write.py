@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from midstream.errors import RequestError
+from midstream.interrupt import undisturbed
 from midstream.record import READING, SCHEMA, SCORE, WATCHED, Column, ReadingTable, ScoreTable, as_list
 
 if TYPE_CHECKING:
@@ -159,12 +160,14 @@ def _joined(cells: list[Any]) -> str:
 @contextmanager
 def _beside(target: Path) -> Generator[Path]:
     """A hidden folder on the target's own disk, so that a rename can move a file out of it."""
-    with _explained(target):
-        folder = Path(tempfile.mkdtemp(prefix=".midstream-", dir=target.parent))
-    try:
+    folder = target.parent / f".midstream-{secrets.token_hex(6)}"
+    try:  # its name is known before it is made, so that a signal right after that leaves nothing
+        with _explained(target):
+            folder.mkdir(mode=0o700)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,10 +259,10 @@ def test_the_target_is_refused_before_the_first_chunk_is_made(tmp_path: Path) ->
 
 
 def test_a_folder_that_takes_no_files_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> str:
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(write.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(RequestError, match=r"cannot write .*x\.html.*Permission denied"):
         check_target(tmp_path / "x.html")
 
@@ -351,3 +352,21 @@ def test_csv() -> None:
     write_csv(chunk, tail, header=False)
     assert stream.getvalue().endswith(tail.getvalue())
     assert stream.getvalue().count("\n") > tail.getvalue().count("\n")
+
+
+@pytest.mark.parametrize("moment", ["mkdir", "rmtree"])
+def test_a_signal_at_any_moment_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    owner, name = {"mkdir": (Path, "mkdir"), "rmtree": (shutil, "rmtree")}[moment]
+    real = getattr(owner, name)
+
+    def signalled(*given: Any, **named: Any) -> None:
+        if moment == "mkdir":
+            real(*given, **named)
+        signal.raise_signal(signal.SIGINT)
+        if moment == "rmtree":
+            real(*given, **named)
+
+    monkeypatch.setattr(owner, name, signalled)
+    with pytest.raises(KeyboardInterrupt):
+        check_target(tmp_path / "x.parquet")
+    assert not list(tmp_path.iterdir())
