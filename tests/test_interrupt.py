@@ -10,6 +10,14 @@ import pytest
 from midstream.interrupt import undisturbed
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_block(number):
     heard, done = [], []
@@ -26,7 +34,7 @@ def test_a_signal_waits_for_the_block(number):
         signal.signal(number, before)
 
 
-def test_ctrl_c_is_raised_after_the_block():
+def test_ctrl_c_is_raised_after_the_block(ctrl_c):
     done = []
 
     def work():
