@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def undisturbed() -> Generator[None]:
-    """Inside, Ctrl-C and SIGTERM wait until the block has ended, so that nothing is left half done."""
+    """Inside, Ctrl-C and SIGTERM wait until the block has ended, well or not, so that nothing is left half done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -20,11 +20,15 @@ def undisturbed() -> Generator[None]:
     def remember(number: int, _frame: Any) -> None:
         asked.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    # a handler that Python does not know of (None) cannot be put back, and is left alone
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     try:
+        for number in handlers:
+            signal.signal(number, remember)
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if asked:
-        signal.raise_signal(asked[0])
+        if asked:
+            signal.raise_signal(asked[0])

@@ -47,6 +47,18 @@ def test_ctrl_c_is_raised_after_the_block(ctrl_c):
     assert done
 
 
+def test_a_block_that_fails_does_not_swallow_the_signal(ctrl_c):
+    def work():
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
+    assert isinstance(caught.value.__context__, ValueError)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_other_threads_pass():
     done = []
 

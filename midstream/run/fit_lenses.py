@@ -131,7 +131,7 @@ def fit_scores(
         seen = lookout.passage(unit, lookout.places(keys))
         at = usable(lookout.plan, seen)[:: chosen.stride]
         for key, x in lookout.rows(seen, at, keys, []).x.items():
-            rows[key].append(x.float())
+            rows[key].append(x.float().cpu())
         answers.append(seen.ids[at - kind.number])
     # mixed, so that the first of them are of all documents
     order = torch.randperm(sum(map(len, answers)), generator=torch.Generator().manual_seed(lookout.plan.options.seed))

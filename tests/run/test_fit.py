@@ -17,6 +17,7 @@ from midstream.corpus.source import open_corpus
 from midstream.corpus.window import Window
 from midstream.errors import FitError, RequestError
 from midstream.lens.file import artifact
+from midstream.lens.fit.beta import Factors
 from midstream.lens.kind import parse
 from midstream.lens.passage import passage
 from midstream.model.load import load
@@ -234,6 +235,28 @@ def test_lenses_say_where_they_come_from_and_read_back(tiny, corpus, tmp_path):
         assert set(lens.betas) == {0, 15}
         assert all(beta > 0 for beta in lens.betas.values())
     assert made.lenses[1].transports[0] is made.lenses[1].transports[15]
+    own, shared = (lens.about["fit"]["scale"] for lens in made.lenses)
+    assert (shared["0"], shared["15"]) == (1, 1)
+    assert set(own) == set(shared) == {"0", "15", "token", "tokens"}
+
+
+def test_an_input_lens_keeps_its_maps_scaled(tiny, corpus, tmp_path, monkeypatch):
+    wanted, mean = options(tmp_path, "input:1", layers=(4, 20)), torch.full((32,), 3.0)
+
+    def scale(factor):
+        monkeypatch.setattr(run, "fit_scores", lambda *given: dict.fromkeys(given[3], Factors(1.0, factor, mean)))
+        return fit(tiny, corpus, wanted).lenses[0]
+
+    plain, doubled = scale(1.0), scale(2.0)
+    pairs = [(plain.transports[layer], doubled.transports[layer]) for layer in (4, 20)]
+    pairs += [
+        (one.transports[0], two.transports[0]) for one, two in zip(plain.baselines, doubled.baselines, strict=True)
+    ]
+    assert len(pairs) == 4
+    for one, two in pairs:
+        torch.testing.assert_close(two.weight, 2 * one.weight)
+        torch.testing.assert_close(two.bias, 3.0 + 2 * (one.bias - 3.0))
+    assert doubled.about["fit"]["scale"] == dict.fromkeys(("4", "20", "token", "tokens"), 2.0)
 
 
 def test_giant_positions_are_left_out_and_counted(tiny, corpus, tmp_path, monkeypatch):

@@ -9,10 +9,12 @@ import torch
 from conftest import SENTENCES
 
 from midstream.corpus.source import open_corpus
+from midstream.lens import passage as passages
 from midstream.lens.fit.kl import STEP
 from midstream.lens.kind import parse
 from midstream.readout.read import top1
 from midstream.readout.reader import output_reader
+from midstream.run import fit_pass
 from midstream.run.fit_pass import Lookout, calibration, usable
 from midstream.run.fit_plan import FitOptions, plan
 from midstream.run.fit_refine import EPOCHS, SAMPLE, _View, planned, sample
@@ -51,6 +53,24 @@ def test_rows_stand_where_they_should(lookout, tiny):
             torch.testing.assert_close(rows.x["token", 0][row], newest[0])
             norms = torch.stack([final[position], final[position + 2]]).norm(dim=1)
             assert float(rows.last[row]) == pytest.approx(float(norms.max()))
+
+
+def test_rows_that_follow_each_other_are_not_copied():
+    rows = torch.randn(20, 3)
+    together = fit_pass._taken(rows, torch.arange(4, 17))
+    assert torch.equal(together, rows[4:17])
+    assert together.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
+    for at in ([3, 5, 6], [5, 4, 3], [3, 3, 5], [7], []):
+        at = torch.tensor(at, dtype=torch.int64)
+        assert torch.equal(fit_pass._taken(rows, at), rows[at])
+
+
+def test_every_window_gives_back_what_the_last_has_freed(lookout, monkeypatch):
+    calls = []
+    monkeypatch.setattr(passages, "give_back", lambda: calls.append(1))
+    for unit in lookout.plan.units[:3]:
+        lookout.passage(unit, [(0, "resid_post")])
+    assert len(calls) == 3
 
 
 def test_answers_are_the_models_own_later_choice_and_the_earlier_token(lookout, tiny):

@@ -40,7 +40,7 @@ class Factors:
     Attributes:
         beta: factor of the scores; NaN where undefined.
         scale: of the transported vectors' distances from ``mean``.
-        mean: ``[d]`` float32, mean transported vector.
+        mean: ``[d]`` float32 on the CPU, mean transported vector.
     """
 
     beta: float
@@ -80,16 +80,16 @@ def fit_factors(reader: Reader, e: Tensor, answers: Tensor, *, scaled: bool = Tr
     """
     used = slice(0, enough(len(reader.weight)))
     with torch.inference_mode(), full_float32():
-        e = e[used]
+        e = e[used].to(reader.weight.device)
         mean = e.mean(0)
         u, w = product(e - mean, reader.weight), product(mean[None], reader.weight)[0]
         if reader.bias is not None:
             w = w + reader.bias
         scores = _Scores(u, w, answers[used].to(e.device))
         if not len(e) or not bool(torch.isfinite(u).all() and torch.isfinite(w).all()):
-            return Factors(math.nan, 1.0, mean)
+            return Factors(math.nan, 1.0, mean.cpu())
         a, beta = _least(scores, scaled).tolist()
-    return Factors(beta, a / beta, mean)
+    return Factors(beta, a / beta, mean.cpu())
 
 
 def _least(scores: _Scores, scaled: bool) -> Tensor:
