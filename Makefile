@@ -14,7 +14,7 @@ help: ## this list
 read: $(READY) ## read one text with the bundled model: the grid here, and read.html
 	$(BIN)/midstream read "The Eiffel Tower is located in the city of" --html read.html
 
-lens: $(READY) ## fit a tuned lens and an input lens for the bundled model (10 minutes); read shows them from then on
+lens: $(READY) ## fit a tuned lens and an input lens for the bundled model (6 minutes); read shows them from then on
 	$(BIN)/midstream fit tuned input:0 --corpus examples/passages.jsonl --tokens 60000
 
 test: $(READY) ## run the tests
