@@ -102,7 +102,7 @@ FAMILIES: dict[str, Family] = {
     "whisper": Family(notes=(DECODER_ALONE,)),
     "recurrent_gemma": Family(cache=False, left_padding=False, notes=(HYBRID,)),
     "jamba": Family(cache=False, notes=(HYBRID,)),
-    "xlstm": Family(left_padding=False, notes=(HYBRID,)),
+    "xlstm": Family(cache=False, left_padding=False, notes=(HYBRID,)),
 }
 """``model_type`` -> what is special about it."""
 

@@ -211,7 +211,8 @@ def _sync(path: Path) -> None:
 
 
 def _open(folder: Path, tables: Mapping[str, Sequence[Column]] = _READINGS) -> duckdb.DuckDBPyConnection:
-    import duckdb
+    with undisturbed():  # a signal's exception inside this import ends the process with an abort
+        import duckdb
 
     # one thread: less memory, and with more DuckDB 2.0 can hang for ever on Ctrl-C
     settings: dict[str, Any] = {"threads": 1, "temp_directory": str(folder / "spill")}

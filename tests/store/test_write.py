@@ -377,3 +377,21 @@ def test_a_signal_at_any_moment_leaves_no_folder(tmp_path: Path, monkeypatch: py
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_signal_comes_into_the_import_of_duckdb(tmp_path, monkeypatch):
+    seen = []
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "duckdb":
+                seen.append(signal.getsignal(signal.SIGINT))
+                raise ImportError(name)
+
+    monkeypatch.delitem(sys.modules, "duckdb", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(ImportError):
+        write_parquet(tmp_path / "x.parquet", [])
+    assert seen
+    assert signal.default_int_handler not in seen
+    assert not list(tmp_path.iterdir())
