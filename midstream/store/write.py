@@ -217,6 +217,7 @@ def _open(folder: Path, tables: Mapping[str, Sequence[Column]] = _READINGS) -> d
     # one thread: less memory, and with more DuckDB 2.0 can hang for ever on Ctrl-C
     settings: dict[str, Any] = {"threads": 1, "temp_directory": str(folder / "spill")}
     database = duckdb.connect(folder / "rows.duckdb", config=settings)
+    database.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
     for name, declared in tables.items():
         types = ", ".join(f'"{column.name}" {_type(column)}' for column in declared)
         database.execute(f"CREATE TABLE {name} ({types})")
