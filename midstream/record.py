@@ -76,12 +76,18 @@ POSITIONS: tuple[Column, ...] = (
 )
 """The columns of the table of positions: one row per token of the text."""
 
-SCORE: tuple[Column, ...] = (
-    Column("lens", "str", False, "", "name of the lens"),
-    Column("layer", "int16", False, "", "as in a reading; -1 = all layers together"),
-    Column("site", "str", False, "", "as in a reading"),
-    Column("measure", "str", False, "", "what is estimated: kl, cross_entropy, accuracy, agreement, pass@k ..."),
-    Column("against", "str", False, "", "empty, or what is subtracted: another lens or a baseline, same texts"),
+DOCUMENTS: tuple[Column, ...] = (
+    Column("doc_id", "int32", False, "", "order of the document in the corpus"),
+    Column("source", "str", False, "", "name of the file it comes from"),
+    Column("id", "str", False, "", "its field id, or the file's name and its number"),
+    Column("sha256", "str", False, "", "of its text in UTF-8, hexadecimal"),
+    Column("tokens", "int32", False, "tokens", "its length, added special tokens included"),
+    Column("fault", "str", True, "", "why it could not be read; null where it was"),
+    Column("metadata", "str", False, "", "its other fields, a JSON object"),
+)
+"""The columns of a store's table of documents."""
+
+_ESTIMATE: tuple[Column, ...] = (
     Column("value", "float64", True, "unit", "the estimate"),
     Column("low", "float64", True, "unit", "lower end of its interval"),
     Column("high", "float64", True, "unit", "upper end of its interval"),
@@ -93,7 +99,28 @@ SCORE: tuple[Column, ...] = (
     Column("unit", "str", False, "", "of value, low and high: nats, 1 (a share) ..."),
     Column("largest_share", "float64", True, "", "share of the positions that the largest cluster holds"),
 )
-"""The columns of a score table: one row per lens, layer, site, measure and comparison; the last eleven are an
+"""An ``Estimate`` as columns."""
+
+SUMMARY: tuple[Column, ...] = (
+    Column("lens", "str", False, "", "name of the lens"),
+    Column("site", "str", False, "", "as in a reading"),
+    Column("layer", "int16", False, "", "as in a reading"),
+    Column("group", "str", False, "", "which positions: empty = all, else a range or the value of a field"),
+    Column("measure", "str", False, "", "what is averaged: a column of a reading, accuracy, agreement ..."),
+    Column("against", "str", False, "", "empty, or the store whose value is subtracted, same documents"),
+    *_ESTIMATE,
+)
+"""The columns of a summary of a store: one row an estimate."""
+
+SCORE: tuple[Column, ...] = (
+    Column("lens", "str", False, "", "name of the lens"),
+    Column("layer", "int16", False, "", "as in a reading; -1 = all layers together"),
+    Column("site", "str", False, "", "as in a reading"),
+    Column("measure", "str", False, "", "what is estimated: kl, cross_entropy, accuracy, agreement, pass@k ..."),
+    Column("against", "str", False, "", "empty, or what is subtracted: another lens or a baseline, same texts"),
+    *_ESTIMATE,
+)
+"""The columns of a score table: one row per lens, layer, site, measure and comparison; the last ten are an
 ``Estimate``."""
 
 Kind = Literal["text", "special", "template"]
@@ -243,11 +270,36 @@ class ScoreTable(Table):
 
         An interval without an end on one side, which 6 to 11 clusters can have, ends in null there as well.
         """
-        endless = ("low", "high")
-        bounded = {name: np.where(np.isinf(self.columns[name]), np.nan, self.columns[name]) for name in endless}
-        columns = {column.name: as_list((self.columns | bounded)[column.name]) for column in SCORE}
-        document = {"schema": SCHEMA, "provenance": asdict(self.provenance), "notes": self.notes, "columns": columns}
-        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+        return _json(self, {"notes": self.notes})
+
+
+@dataclass(frozen=True, eq=False)
+class SummaryTable(Table):
+    """A store's averages with their intervals: one row an estimate, columns as declared in ``SUMMARY``.
+
+    Attributes:
+        by: what the groups are: layer (one group), position, frequency, or the name of a field.
+        notes: what was counted and left out, one sentence each.
+        layers: number L of blocks of the model.
+    """
+
+    by: str
+    provenance: Provenance
+    notes: tuple[str, ...]
+    layers: int
+    DECLARED: ClassVar[tuple[Column, ...]] = SUMMARY
+
+    def json(self) -> str:
+        """One JSON document: ``{"schema", "provenance", "by", "notes", "columns"}``; undefined is null."""
+        return _json(self, {"by": self.by, "notes": self.notes})
+
+
+def _json(table: ScoreTable | SummaryTable, more: dict[str, Any]) -> str:
+    """A table of estimates as JSON, where an interval without an end on one side ends in null there."""
+    bounded = {name: np.where(np.isinf(table.columns[name]), np.nan, table.columns[name]) for name in ("low", "high")}
+    columns = {column.name: as_list((table.columns | bounded)[column.name]) for column in table.DECLARED}
+    document = {"schema": SCHEMA, "provenance": asdict(table.provenance), **more, "columns": columns}
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 def as_list(values: Array) -> list[Any]:
