@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 # Waiting OpenMP threads spin by default and cost four times the run time beside another job; torch reads this once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# oneDNN keeps compiled products by shape, 1,024 of them: texts of many lengths would fill that for minutes.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 __version__ = "0.1.0"
-__all__ = ["Lens", "Reading", "Score", "fit", "load", "read", "score"]
+__all__ = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
 
 if TYPE_CHECKING:
-    from midstream.facade import Lens, Reading, Score, fit, load, read, score
+    from midstream.facade import Lens, Reading, Score, Store, Summary, fit, load, open, read, scan, score
 
 
 def __getattr__(name: str) -> Any:

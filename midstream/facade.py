@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from midstream.errors import RequestError, choices
 from midstream.lens.lens import Lens as LensValue
 from midstream.lens.read.request import ReadOptions, Request, request
 from midstream.model.load import load
 from midstream.model.model import Model
-from midstream.record import Array, ReadingTable, ScoreTable
+from midstream.record import Array, ReadingTable, ScoreTable, SummaryTable
 from midstream.run.score import ScoreOptions
 from midstream.run.score import score as run_score
 from midstream.run.text import encode, read_text, tracks
 from midstream.view.chart import DEFAULT
 
-__all__ = ["Lens", "Reading", "Score", "fit", "load", "read", "score"]
+if TYPE_CHECKING:
+    from midstream.store.query import Answer
+    from midstream.store.store import Store as StoreFiles
+
+__all__ = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +108,9 @@ class Reading(ReadingTable):
 
     def save(self, path: str | Path) -> None:
         """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
-        if Path(path).suffix != ".parquet":
-            raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
         from midstream.store.write import write_parquet
 
-        write_parquet(path, [self])
+        write_parquet(_parquet(path), [self])
 
     def _repr_html_(self) -> str:
         from midstream.view.html import fragment
@@ -146,11 +148,97 @@ class Score(ScoreTable):
 
     def save(self, path: str | Path) -> None:
         """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
-        if Path(path).suffix != ".parquet":
-            raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
         from midstream.store.write import write_score
 
-        write_score(path, self)
+        write_score(_parquet(path), self)
+
+
+@dataclass(frozen=True, eq=False)
+class Summary(SummaryTable):
+    """Averages of a store with the ways to look at them; see ``SummaryTable`` for the columns and conversions."""
+
+    def show(self, *, every: int | None = None) -> None:
+        """Print the tables to the terminal; ``every`` k: each k-th layer, counted back from the last."""
+        from rich.console import Console
+
+        from midstream.view.summary_table import table
+
+        Console().print(table(self, every=every))
+
+    def plot(self, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
+        """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
+        from midstream.view.summary_plot import save
+
+        save(self, path, names=measures)
+
+    def save(self, path: str | Path) -> None:
+        """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        from midstream.store.write import write_summary
+
+        write_summary(_parquet(path), self)
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a scan has kept, to be asked; made by ``open``.
+
+    Attributes:
+        files: the opened store: its ``path``, ``header`` (model, lenses, layers ...) and finished shards.
+    """
+
+    files: StoreFiles
+
+    def sql(self, text: str) -> Answer:
+        """The answer to one SELECT over ``readings``, ``documents``, ``positions``, ``tokens``, ``by_layer`` and, where
+        tokens were watched, ``watched``: ``.names``, ``.rows()``, ``.arrow()``, ``.pandas()``, ``.polars()``.
+
+        Raises RequestError for SQL that is wrong, writes, or reads other files.
+        """
+        from midstream.store.query import sql
+
+        return sql(self.files, text)
+
+    def summary(self, by: str = "layer", **options: Any) -> Summary:
+        """Averages with intervals that count documents; see ``store.summary.summary``.
+
+        Args:
+            by: ``layer``, ``position``, ``frequency`` (of the target in the store) or a field of the documents.
+            options: measures (names; None: the KLs, logprob, entropy, accuracy, agreement), cluster, min_context, seed.
+        """
+        from midstream.store.summary import summary
+
+        return _summary(summary(self.files, by, **_known(options)))
+
+    def difference(self, other: Store | str | Path, by: str = "layer", **options: Any) -> Summary:
+        """The same averages less those of another store, over the documents that both hold, paired by document."""
+        from midstream.store.difference import difference
+
+        less = other if isinstance(other, Store) else open(other)
+        return _summary(difference(self.files, less.files, by, **_known(options)))
+
+
+def open(path: str | Path) -> Store:
+    """The store in a folder that a scan has written, also one whose scan goes on. Raises RequestError for no store."""
+    from midstream.store.store import open_store
+
+    return Store(open_store(path))
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("measures", "cluster", "min_context", "seed")
+    if unknown := set(options) - set(names):
+        raise choices("option", min(unknown), names)
+    return options
+
+
+def _summary(table: SummaryTable) -> Summary:
+    return Summary(**{entry.name: getattr(table, entry.name) for entry in fields(SummaryTable)})
+
+
+def _parquet(path: str | Path) -> str | Path:
+    if Path(path).suffix != ".parquet":
+        raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
+    return path
 
 
 def fit(
@@ -166,7 +254,7 @@ def fit(
 
     Args:
         model: from ``load``.
-        corpus: the text, a .txt or .jsonl.
+        corpus: the text: a .txt, .jsonl, .parquet, a folder of these, or ``hf:OWNER/NAME``.
         kind: ``tuned``, ``shortcut``, ``jacobian``, ``future:2``, ``input:0`` or ``input:0:shared``; or several.
         where: conditions ``FIELD=VALUE`` on the documents.
         out: folder for the lens files; without it none is written, and the lens is only returned.
@@ -195,6 +283,48 @@ def fit(
     return lenses[0] if isinstance(kind, str) else lenses
 
 
+def scan(
+    model: Model,
+    corpus: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    where: Sequence[str] = (),
+    **options: Any,
+) -> Store:
+    """Read a corpus into a store, or go on with one; ``midstream scan`` is the same on the command line.
+
+    Args:
+        model: from ``load``.
+        corpus: the text: a .txt, .jsonl, .parquet, a folder of these, ``hf:OWNER/NAME``, or several.
+        out: folder of the store.
+        where: conditions ``FIELD=VALUE`` on the documents.
+        options: those of ``read`` (lens, layers, every, site, top_k = 5, watch, precision, special, seed), those of
+            ``run.scan.ScanOptions`` (statistics, share, tokens, characters, strict), and ``runner`` (``serial``,
+            ``pool`` or ``ray``), ``workers``, ``address``.
+
+    Returns the store. Raises RequestError for a store of another scan, and what ``read`` raises.
+    """
+    from midstream.corpus.source import open_corpus
+    from midstream.run.scan import ScanOptions, Work
+    from midstream.run.scan import scan as run_scan
+    from midstream.run.workers import runner
+
+    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
+        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    own = [entry.name for entry in fields(ScanOptions) if entry.name != "where"]
+    reads, works = list(ReadOptions.__annotations__), ["runner", "workers", "address"]
+    if unknown := set(options) - {*own, *reads, *works}:
+        raise choices("option", min(unknown), sorted({*own, *reads, *works}))
+    asked: Any = {"top_k": 5, "seed": 0, **{name: options[name] for name in reads if name in options}}
+    wanted = request(model, asked)
+    where = [where] if isinstance(where, str) else where
+    chosen = ScanOptions(where=tuple(where), **{name: options[name] for name in own if name in options})
+    who = {name: options[name] for name in ("workers", "address") if name in options}
+    work = Work(runner(model, options.get("runner", "serial"), **who))
+    run_scan(model, open_corpus(corpus, where=where, lenient=True), out, wanted, chosen, work=work)
+    return open(out)
+
+
 def score(
     model: Model,
     lens: str | Path | LensValue | Sequence[str | Path | LensValue],
@@ -206,7 +336,8 @@ def score(
     Args:
         model: from ``load``.
         lens: a lens, the name of one, or several, each compared with those after it.
-        corpus: held-out text, a .txt or .jsonl; without it only ``prompts`` are read.
+        corpus: held-out text: a .txt, .jsonl, .parquet, a folder of these, or ``hf:OWNER/NAME``; without it only
+            ``prompts`` are read.
         options: see ``run.score.ScoreOptions``: tokens, positions, layers, every, where, cluster, unseen, prompts,
             strip, causal, precision, seed.
 

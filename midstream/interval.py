@@ -235,11 +235,18 @@ def _resampled(sums: Floats, counts: Floats, *, error: float, level: float, seed
     weights = _resamples(groups, RESAMPLES, seed)
     signs = _signs(len(sums))
     residuals = sums - sums.sum(1, keepdims=True) / counts.sum(1, keepdims=True) * counts
-    tokens = weights @ counts.T
-    moved = weights @ residuals.T / tokens
-    added = (signs / tokens) @ residuals - (signs * moved / tokens) @ counts  # [draws, G]
-    spread = np.sqrt(groups / (groups - 1) * np.einsum("dg,dg,dg->d", weights, added, added))
-    statistic = moved @ signs / np.maximum(spread, error / 2)
+    if (counts == counts[0]).all():  # one condition, or two that read the same tokens: the ratio of their difference
+        one, n = signs @ residuals, counts[0]
+        tokens, moved, *parts = np.stack([n, one, one * one, one * n, n * n]) @ weights
+        moved /= tokens
+        # Σ w (one - moved n)², multiplied out: ten times as fast
+        squares = np.maximum(parts[0] - moved * (2 * parts[1] - moved * parts[2]), 0) / tokens**2
+    else:
+        totals = counts @ weights
+        each = residuals @ weights / totals
+        added = (signs[:, None] / totals).T @ residuals - (signs[:, None] * each / totals).T @ counts  # [draws, G]
+        moved, squares = signs @ each, np.einsum("gd,dg,dg->d", weights, added, added)
+    statistic = moved / np.maximum(np.sqrt(groups / (groups - 1) * squares), error / 2)
     tail = max(1, round((1 - level) / 2 * (RESAMPLES + 1)))
     statistic.partition((tail - 1, RESAMPLES - tail))
     return float(statistic[RESAMPLES - tail]), -float(statistic[tail - 1])
@@ -247,9 +254,10 @@ def _resampled(sums: Floats, counts: Floats, *, error: float, level: float, seed
 
 @lru_cache(maxsize=2)
 def _resamples(groups: int, draws: int, seed: int) -> Floats:
-    """How often each cluster is in each sample, ``[draws, groups]``; kept, since many estimates share a seed."""
+    """How often each cluster is in each sample, ``[groups, draws]``; kept, since many estimates share a seed."""
     drawn = np.random.default_rng(seed).integers(0, groups, (draws, groups)) + groups * np.arange(draws)[:, None]
-    return np.bincount(drawn.ravel(), minlength=draws * groups).reshape(draws, groups).astype(np.float64)
+    counted = np.bincount(drawn.ravel(), minlength=draws * groups).reshape(draws, groups)
+    return np.ascontiguousarray(counted.T, dtype=np.float64)
 
 
 def _wild(sums: Floats, counts: Floats, *, level: float, generator: np.random.Generator) -> tuple[float, float]:

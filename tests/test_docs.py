@@ -31,14 +31,34 @@ def blocks(language: str) -> list[tuple[str, str]]:
 COMMANDS = sorted({line[2:] for _, code in blocks("console") for line in code.splitlines() if line.startswith("$ ")})
 
 
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory, tiny):
+    """Scans of the same 20 texts by two lenses: the folders ``store`` and ``other``."""
+    from midstream.corpus.source import open_corpus
+    from midstream.lens.read.request import request
+    from midstream.run.scan import ScanOptions, scan
+
+    folder = tmp_path_factory.mktemp("stores")
+    draw = random.Random(1)
+    words = " ".join(SENTENCES).split()
+    texts = [{"text": " ".join(draw.choice(words) for _ in range(40)), "author": "ab"[n % 2]} for n in range(20)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    for name, lens in (("store", "logit"), ("other", sample(tiny))):
+        wanted = request(tiny, {"lens": [lens], "every": 10, "top_k": 1})
+        scan(tiny, open_corpus(folder / "corpus.jsonl"), folder / name, wanted, ScanOptions(characters=2000))
+    return folder
+
+
 @pytest.fixture
-def desk(tmp_path, monkeypatch, tiny_folder, tiny):
-    """A folder with what the examples name: a model, a lens for it and a speech; and a lens folder of its own."""
+def desk(tmp_path, monkeypatch, tiny_folder, tiny, stores):
+    """A folder with what the examples name: a model, a lens for it, a speech, two stores; a lens folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIDSTREAM_LENSES", str(tmp_path / "lenses"))
     save(sample(tiny), tmp_path / "tuned.safetensors")
     monkeypatch.setenv("MIDSTREAM_MODEL", str(tiny_folder))
     (tmp_path / "my-model").symlink_to(tiny_folder)
+    for name in ("store", "other"):
+        (tmp_path / name).symlink_to(stores / name)
     (tmp_path / "speech.txt").write_text("Four score and seven years ago our fathers brought forth. " * 12)
     draw = random.Random(0)
     words = " ".join(SENTENCES).split()
@@ -58,6 +78,8 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(command, desk, midstream):
+    if command.startswith("midstream scan "):  # it makes its own, and must not write into the one that all share
+        (desk / "store").unlink()
     done = midstream(*shlex.split(command)[1:])
     assert done.exit_code == 0, done.stderr
     for option in ("--html", "--plot", "--out"):

@@ -11,7 +11,8 @@ from midstream.run.text import FOLLOWED, tracks
 
 
 def test_names_are_few_and_lazy():
-    assert ms.__all__ == ["Lens", "Reading", "Score", "fit", "load", "read", "score"]
+    names = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
+    assert ms.__all__ == names
     with pytest.raises(AttributeError, match="load"):
         ms.laod  # noqa: B018  the attribute access is the test
 
@@ -135,3 +136,47 @@ def test_fit_gives_a_lens_that_can_be_read_with_and_kept(tiny, tmp_path):
     assert ms.Lens.load(tmp_path / "a.safetensors", tiny).layers == (10, 30)
     with pytest.raises(RequestError, match="unknown option 'tokns'"):
         ms.fit(tiny, tmp_path / "corpus.txt", tokns=3)
+
+
+@pytest.fixture
+def stores(tmp_path, monkeypatch):
+    """Two stores of the same 14 texts, ``a`` and ``b``, with different statistics."""
+    from store.made import Text, drawn, store
+
+    monkeypatch.chdir(tmp_path)
+    texts = [Text([(7 * n + 3 * i) % 40 for i in range(30)], {"author": "ab"[n % 2]}) for n in range(14)]
+    for seed, name in enumerate("ab"):
+        store(tmp_path / name, texts, values=lambda *where, seed=seed: drawn(seed, *where))
+    return tmp_path
+
+
+def test_a_store_is_asked_averaged_and_compared(stores, capsys):
+    opened = ms.open("a")
+    assert opened.files.header.model == "toy"
+    answer = opened.sql("SELECT layer, avg(entropy) AS entropy FROM readings WHERE context >= 4 GROUP BY 1 ORDER BY 1")
+    assert answer.names == ("layer", "entropy")
+    assert answer.arrow().column("layer").to_pylist() == [0, 1, 2]
+    by_layer = opened.summary(measures=["entropy"])
+    assert by_layer.columns["value"] == pytest.approx([entropy for _, entropy in answer.rows()], rel=1e-5)
+    by_layer.show()
+    assert "entropy, nats" in capsys.readouterr().out
+    by_layer.plot("s.svg", measures=["entropy"])
+    by_layer.pick(by_layer.columns["layer"] == 0).save("s.parquet")
+    assert {path.name for path in stores.iterdir()} == {"a", "b", "s.svg", "s.parquet"}
+    less = opened.difference("b", "author", measures=["entropy"])
+    assert set(less.columns["group"]) == {"a", "b"}
+    assert np.allclose(
+        less.columns["value"], -ms.open("b").difference(opened, "author", measures=["entropy"]).columns["value"]
+    )
+
+
+def test_what_a_store_cannot_do_is_one_sentence(stores):
+    opened = ms.open("a")
+    with pytest.raises(RequestError, match="no store"):
+        ms.open("c")
+    with pytest.raises(RequestError, match="only read"):
+        opened.sql("COPY readings TO 'x.csv'")
+    with pytest.raises(RequestError, match=r"'measure'.*measures"):
+        opened.summary(measure=["entropy"])
+    with pytest.raises(RequestError, match=r"\.parquet"):
+        opened.summary().save("s.csv")

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midstream.cli.options import Device, Dtype, EngineName, ModelName, errors, load_model
+from midstream.cli.options import (
+    Address,
+    Device,
+    Dtype,
+    EngineName,
+    Layers,
+    ModelName,
+    RunnerName,
+    Where,
+    Workers,
+    errors,
+    load_model,
+    runner_of,
+)
 from midstream.cli.read import layers_of
 from midstream.errors import RequestError
 
@@ -28,20 +41,18 @@ def fit(
     kinds: Annotated[
         list[str], typer.Argument(help="shortcut, tuned, jacobian, future:K, input:J, input:J:shared; several at once.")
     ],
-    corpus: Annotated[str, typer.Option("--corpus", help="Text to fit to: a .txt, a .jsonl, or - (standard input).")],
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="Text to fit to: .txt, .jsonl, .parquet, a folder, hf:OWNER/NAME, or -.")
+    ],
     model: ModelName = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the lenses; else the lens folder.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to read, held-out ones included.")] = 200_000,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Only documents with FIELD=VALUE; may be given again.")
-    ] = None,
+    where: Where = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Field whose values the split never cuts; work where there is one.")
     ] = None,
     site: Annotated[str, typer.Option("--site", help="resid_post, resid_mid, attn_out or mlp_out.")] = "resid_post",
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
-    ] = None,
+    layers: Layers = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the split and of every random draw.")] = 0,
     memory: Annotated[
         str | None, typer.Option("--memory", help="What the sums may take, such as 500M; else a third of what is free.")
@@ -52,6 +63,9 @@ def fit(
     resume: Annotated[
         list[Path] | None, typer.Option("--resume", help="Go on with the sums in this file; may be given again.")
     ] = None,
+    runner: RunnerName = "serial",
+    workers: Workers = None,
+    address: Address = None,
     engine: EngineName = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -77,9 +91,14 @@ def fit(
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
     from midstream.run.fit import fit as run
+    from midstream.run.fit_parts import fit_in_parts
 
+    who = runner_of(loaded, runner, workers, address)
     with _progress() as progress:
-        result = run(loaded, text, options, progress=progress)
+        if runner == "serial":
+            result = run(loaded, text, options, progress=progress)
+        else:
+            result = fit_in_parts(loaded, text, options, who, progress=progress)
     _print(result)
 
 

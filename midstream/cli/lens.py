@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from midstream.cli.fields import fields, number
 from midstream.cli.options import ModelName, load_model
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 app = typer.Typer(name="lens", no_args_is_help=True, help="Show, list and share lens files.")
-
-MANY = 8
-"""Entries from which on a list is shown by its length, and numbers of layers by their range; JSON has them all."""
 
 Format = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")]
 
@@ -38,7 +36,7 @@ def show(
 
     scores = found.pop("scores") if _column(found.get("scores"), "measure") else None
     console = Console()
-    console.print(_fields(found))
+    console.print(fields(found))
     if scores:
         console.print()
         console.print(_scores(scores, found["name"]))
@@ -122,43 +120,9 @@ def _lenses(rows: list[dict[str, Any]]) -> Table:
     for name in ("fitted tokens", "held-out KL, nats", "held-out accuracy"):
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
-        cells = [row["kind"], *(_number(row[name]) for name in ("tokens", "kl", "accuracy"))]
+        cells = [row["kind"], *(number(row[name]) for name in ("tokens", "kl", "accuracy"))]
         table.add_row(*map(Text, cells), style="red" if row["fault"] else None)
     return table
-
-
-def _fields(found: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", max_width=14)  # so that a hash stays in one line of 80
-    table.add_column(overflow="fold")
-    for name, value in found.items():
-        table.add_row(Text(name.replace("_", " ")), Text(_words(value) or "none"))
-    return table
-
-
-def _words(value: Any) -> str:
-    """A JSON value as text in one line: yes and no for true and false, many numbers as their range, long lists by their
-    length."""
-    if isinstance(value, dict):
-        numbers = [entry for entry in value.values() if isinstance(entry, int | float)]
-        if len(numbers) == len(value) > MANY:
-            ends = dict.fromkeys((_number(min(numbers)), _number(max(numbers))))
-            return " to ".join(ends)
-        return ", ".join(f"{name} {_words(entry)}" for name, entry in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_words, value)) if len(value) <= MANY else f"{len(value):,}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return _number(value) if isinstance(value, int | float) or value is None else str(value)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
 def _scores(scores: Any, lens: str) -> Table:
@@ -188,7 +152,7 @@ def _curve(scores: Any, lens: str, measure: str) -> list[tuple[int, str, Any]]:
     curve: list[tuple[int, str, Any]] = []
     for whose, layer, named, against, value, low, high in rows:
         if (whose, named) == (lens, measure) and not against and isinstance(layer, int):
-            shown, *ends = (f"{number:.3f}" if isinstance(number, int | float) else "" for number in (value, low, high))
+            shown, *ends = (f"{end:.3f}" if isinstance(end, int | float) else "" for end in (value, low, high))
             curve.append((layer, f"{shown} [{', '.join(ends)}]" if all(ends) else shown, value))
     return curve
 

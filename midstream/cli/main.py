@@ -11,8 +11,11 @@ from typer.core import TyperGroup
 from midstream.cli.anatomy import anatomy
 from midstream.cli.fit import fit
 from midstream.cli.lens import app as lens
+from midstream.cli.query import query
 from midstream.cli.read import read
+from midstream.cli.scan import scan
 from midstream.cli.score import score
+from midstream.cli.store import app as store
 from midstream.errors import MidstreamError
 
 INTERRUPTED = 130
@@ -73,4 +76,7 @@ app.command()(read)
 app.command()(anatomy)
 app.command()(fit)
 app.command()(score)
+app.command()(scan)
+app.command()(query)
+app.add_typer(store)
 app.add_typer(lens)

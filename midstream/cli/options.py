@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from midstream.lens.lens import Lens
     from midstream.model.model import Model
+    from midstream.run.runner import Runner
 
 ModelName = Annotated[
     str | None,
@@ -36,6 +37,22 @@ Precision = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of every random draw, recorded; a plain reading draws nothing.")
+]
+
+Layers = Annotated[str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")]
+Every = Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="Only documents with FIELD=VALUE; may be given again.")
+]
+RunnerName = Annotated[
+    Literal["serial", "pool", "ray"],
+    typer.Option("--runner", help="serial: this process; pool: several of this machine; ray: a Ray cluster."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="How many; without it one a core, each with one thread.", min=1)
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Of a Ray cluster: host:port or auto; else one on this machine.")
 ]
 
 
@@ -61,3 +78,10 @@ def errors() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def runner_of(model: Model, name: str, workers: int | None, address: str | None) -> Runner:
+    """Who does the work, from the options. Raises RequestError for options that do not go together."""
+    from midstream.run.workers import runner
+
+    return runner(model, name, workers=workers, address=address)

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, Seed, errors, load_model, say_notes
+from midstream.cli.options import (
+    Device,
+    Dtype,
+    EngineName,
+    Every,
+    Layers,
+    ModelName,
+    Precision,
+    Seed,
+    errors,
+    load_model,
+    say_notes,
+)
 from midstream.errors import RequestError
 from midstream.view.chart import DEFAULT
 
@@ -45,10 +57,8 @@ def read(
             show_default=False,
         ),
     ] = None,
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
-    ] = None,
-    every: Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")] = 1,
+    layers: Layers = None,
+    every: Every = 1,
     site: Annotated[
         list[str] | None,
         typer.Option("--site", help="resid_post, resid_mid, attn_out, mlp_out or all; may be repeated."),

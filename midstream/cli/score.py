@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from midstream.cli.options import Device, Dtype, EngineName, ModelName, Precision, errors, load_model, say_notes
+from midstream.cli.options import (
+    Device,
+    Dtype,
+    EngineName,
+    Every,
+    Layers,
+    ModelName,
+    Precision,
+    Where,
+    errors,
+    load_model,
+    say_notes,
+)
 from midstream.cli.read import layers_of
 from midstream.errors import RequestError
 
@@ -25,7 +37,8 @@ def score(
         typer.Argument(help="logit, a kind that was fitted, or a lens file; each is compared with those after."),
     ],
     corpus: Annotated[
-        str | None, typer.Option("--corpus", help="Held-out text: a .txt, a .jsonl, or - (standard input).")
+        str | None,
+        typer.Option("--corpus", help="Held-out text: .txt, .jsonl, .parquet, a folder, hf:OWNER/NAME, or -."),
     ] = None,
     prompts: Annotated[
         list[Path] | None, typer.Option("--prompts", help="Prompt file for pass@k; may be given again.")
@@ -37,19 +50,15 @@ def score(
     model: ModelName = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens read of each document, its first.")] = 256,
     positions: Annotated[int, typer.Option("--positions", help="Positions read in all, evenly spread.")] = 4000,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Only documents with FIELD=VALUE; may be given again.")
-    ] = None,
+    where: Where = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Field that says which documents belong together; work if there is.")
     ] = None,
     unseen: Annotated[
         bool, typer.Option("--unseen", help="Leave out documents that a lens was fitted on, do not refuse them.")
     ] = False,
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")
-    ] = None,
-    every: Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")] = 1,
+    layers: Layers = None,
+    every: Every = 1,
     out: Annotated[Path | None, typer.Option("--out", help="Write every estimate here: .parquet.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here: .svg, .png or .pdf.")] = None,
     output: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",

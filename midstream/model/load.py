@@ -95,7 +95,9 @@ def load(
         return _model(type(name[0]).__name__, _live(*name))
     wish = _Wish(engine, checked_device(device or "cpu"), checked_dtype(dtype))
     name = str(name) if name is not None else os.environ.get("MIDSTREAM_MODEL") or "default"
-    return _model(NAME if name == "default" else name, _named(name, wish))
+    loaded = _model(NAME if name == "default" else name, _named(name, wish))
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  as in _named
+    return replace(loaded, source=str(path.resolve()) if name != "default" and path.exists() else name)
 
 
 def _named(name: str, wish: _Wish) -> _Loaded:

@@ -26,6 +26,7 @@ class Model:
         module: the causal language model, in eval mode, on ``device``.
         engine: which implementation runs the forward pass.
         context: longest text in tokens that its config allows; 2048 where that does not say.
+        source: what ``load`` takes to load it again, in another process too; empty for live objects.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Model:
     proof: Proof
     context: int
     notes: tuple[str, ...] = field(default=())
+    source: str = ""
 
     @property
     def device(self) -> torch.device:

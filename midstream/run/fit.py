@@ -76,14 +76,23 @@ def fit(
     """
     meter = Meter(progress)
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    out = options.out or folder.folder(model)
+    return fit_plan(model, planned(model, corpus, options, meter), meter, options.out or folder.folder(model))
+
+
+def planned(model: Model, corpus: Corpus, options: FitOptions, meter: Meter) -> Plan:
+    """The plan of a fit, and word of what the corpus had that cannot be read. Raises RequestError as ``fit`` does."""
     meter.begin("reading the corpus", 0, "")
-    planned = plan(model, corpus, options)
+    found = plan(model, corpus, options)
     if str(corpus.skipped):
         meter.note(f"the corpus had {corpus.skipped} documents, which are left out.")
+    return found
+
+
+def fit_plan(model: Model, plan: Plan, meter: Meter, out: Path) -> FitResult:
+    """Fits what a plan says and writes it into the folder ``out``, which is made. Raises as ``fit`` does."""
     out.mkdir(parents=True, exist_ok=True)
     with FastLinear():
-        return _Fit(model, planned, meter, out).run()
+        return _Fit(model, plan, meter, out).run()
 
 
 class _Fit:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from midstream.errors import choices
 from midstream.record import ReadingTable
-from midstream.store.write import atomic
-from midstream.view import chart, token_text
+from midstream.view import chart, figure_file, token_text
 from midstream.view.layout import Grid, lay_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("svg", "png", "pdf")
-
-UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-"""Metadata that keeps time and version out of a figure: the same data give the same bytes."""
-
 ABREAST = 24
 """Positions of all lenses together up to which they stand side by side: as many as can be read on a page."""
 
 TEXTS = 40
 """Positions up to which every cell carries its token; beyond it colour alone is drawn."""
-
-FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Hebrew",
-         "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS", "Noto Sans Symbols 2", "Noto Emoji")  # fmt: skip
-"""Tried in this order for each character, as far as they are installed."""
 
 
 def save(
@@ -49,12 +36,7 @@ def save(
     Each lens (default: all) has a panel; short texts have them side by side, on one scale where the statistic is one.
     Raises RequestError: unknown ending, statistic or lens, or a folder that cannot be written.
     """
-    kind = Path(path).suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise choices("figure format", kind, FORMATS)
-    data = render(table, kind, statistic=statistic, lenses=lenses, every=every)
-    with atomic(path) as file:
-        file.write_bytes(data)
+    figure_file.save(path, lambda: _figure(table, statistic, lenses, every))
 
 
 def render(
@@ -66,31 +48,13 @@ def render(
     every: int = 1,
 ) -> bytes:
     """The figure as the bytes of an ``svg``, ``png`` or ``pdf`` file. Raises RequestError."""
+    return figure_file.render(kind, lambda: _figure(table, statistic, lenses, every))
+
+
+def _figure(table: ReadingTable, statistic: str, lenses: Sequence[str] | None, every: int) -> Figure:
     chart.statistic(statistic)
     names = list(dict.fromkeys(table.columns["lens"].tolist())) or [None]
-    layouts = [lay_out(table, lens=name, every=every) for name in lenses or names]
-    import matplotlib  # half a second that only a figure pays
-
-    with warnings.catch_warnings(), matplotlib.rc_context(settings()):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which says enough
-        figure = _draw(table, layouts, statistic)
-        out = io.BytesIO()
-        figure.savefig(out, format=kind, dpi=200, metadata=UNDATED[kind], bbox_inches="tight", pad_inches=0.06)
-    return out.getvalue()
-
-
-def settings() -> dict[Any, Any]:
-    """What every figure is drawn with: fonts that are installed, the same bytes each time."""
-    from matplotlib import font_manager
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return {
-        "font.family": [name for name in FONTS if name in installed],
-        "svg.hashsalt": "midstream",
-        "pdf.fonttype": 42,
-        "text.parse_math": False,  # a dollar sign in a token is a dollar sign
-        "axes.unicode_minus": True,
-    }
+    return _draw(table, [lay_out(table, lens=name, every=every) for name in lenses or names], statistic)
 
 
 def _draw(table: ReadingTable, layouts: list[Grid], statistic: str) -> Figure:

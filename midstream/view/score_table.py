@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.style import Style
 from rich.text import Text
 
 from midstream.errors import RequestError
@@ -15,16 +14,7 @@ from midstream.record import ScoreTable
 from midstream.view import measure as marks
 from midstream.view import token_text
 from midstream.view.measure import Curve, Measure
-from midstream.view.terminal import GAP, side_by_side
-
-ROWS = 16
-"""Layers shown where all would be more: every k-th, counted back from the last."""
-
-Cell = tuple[str, str]
-"""A value, and the interval that stands softly behind it."""
-
-_DIM = Style(dim=True)
-_STRONG = Style(bold=True)
+from midstream.view.sheet import DIM, Cell, Sheet, every_layer, lay, step
 
 
 @dataclass(frozen=True)
@@ -37,15 +27,12 @@ class ScoreView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What was scored, each measure by layer, differences, prompts, and what was counted and left out."""
         text: Callable[[str], str] = token_text.ascii_only if options.ascii_only else str
-        room = options.max_width
-        yield from (Text(text(line), _DIM) for line in _opening(self.score, self.every))
+        yield from (Text(text(line), DIM) for line in _opening(self.score, self.every))
         sheets = [*_by_layer(self.score, self.every), *_differences(self.score), *_prompts(self.score)]
-        for row in _rows([part for sheet in sheets for part in sheet.split(room)], room):
-            yield Text("")
-            yield from side_by_side([sheet.lines(text) for sheet in row], [sheet.width for sheet in row])
+        yield from lay(sheets, options.max_width, text)
         if self.score.notes:
             yield Text("")
-        yield from (Text(text(note), _DIM) for note in self.score.notes)
+        yield from (Text(text(note), DIM) for note in self.score.notes)
 
 
 def table(score: ScoreTable, *, every: int | None = None) -> ScoreView:
@@ -57,98 +44,6 @@ def table(score: ScoreTable, *, every: int | None = None) -> ScoreView:
     if not len(score):
         raise RequestError("there is nothing to show: the score has no rows.")
     return ScoreView(score, every)
-
-
-def _step(count: int, every: int | None) -> int:
-    return every or max(1, -(-count // ROWS))
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """One small table: a title, a heading a column, and for each line its label and a cell a column.
-
-    A line of empty cells is a heading: its label may run into them.
-    ``soft``: lines that are not about a layer or lens itself: means, baselines, nulls.
-    """
-
-    title: str
-    heads: Sequence[str]
-    labels: Sequence[str]
-    cells: Sequence[Sequence[Cell]]
-    soft: frozenset[int] = frozenset()
-
-    @property
-    def gutter(self) -> int:
-        own = [label for label, line in zip(self.labels, self.cells, strict=True) if any(map(any, line))]
-        return max(map(token_text.width, own)) + 2
-
-    @property
-    def columns(self) -> list[tuple[int, int]]:
-        """The widths of each column's values and intervals, blanks between the two included."""
-        found: list[tuple[int, int]] = []
-        for number, head in enumerate(self.heads):
-            values, intervals = zip(*(line[number] for line in self.cells), strict=True)
-            value, interval = max(map(token_text.width, values)), max(map(token_text.width, intervals))
-            both = value + (1 if value and interval else 0) + interval
-            found.append((value, interval + (1 if value and interval else 0) + max(0, token_text.width(head) - both)))
-        return found
-
-    @property
-    def width(self) -> int:
-        return max(self.gutter + sum(sum(pair) + 2 for pair in self.columns), token_text.width(self.title) + 1)
-
-    def split(self, room: int) -> list[_Sheet]:
-        """The same in as many tables as the room asks for, each with some of the columns."""
-        parts: list[list[int]] = [[]]
-        used = self.gutter
-        for number, pair in enumerate(self.columns):
-            if parts[-1] and used + sum(pair) + 2 > room:
-                parts, used = [*parts, []], self.gutter
-            parts[-1].append(number)
-            used += sum(pair) + 2
-        title = token_text.fit(self.title, max(1, min(room - 1, token_text.width(self.title))))
-        return [
-            replace(
-                self,
-                title=title,
-                heads=[self.heads[i] for i in part],
-                cells=[[line[i] for i in part] for line in self.cells],
-            )
-            for part in parts
-        ]
-
-    def lines(self, text: Callable[[str], str]) -> list[Text]:
-        first = Text(" " + text(self.title), _STRONG, no_wrap=True, overflow="crop")
-        head = Text(" " * self.gutter, _DIM, no_wrap=True, overflow="crop")
-        for name, pair in zip(self.heads, self.columns, strict=True):
-            head.append(text(token_text.fit(name, sum(pair) + 2)) if sum(pair) else "")
-        return [first, head, *(self.line(number, text) for number in range(len(self.labels)))]
-
-    def line(self, number: int, text: Callable[[str], str]) -> Text:
-        made = Text("", no_wrap=True, overflow="crop")
-        label = self.labels[number]
-        if not any(map(any, self.cells[number])):
-            return made.append(" " + text(label), _DIM)
-        pad = self.gutter - 1 - token_text.width(label)
-        numbered = label.replace(" ", "").isdigit()
-        made.append(" " * pad + label + " " if numbered else " " + text(label) + " " * pad, _DIM)
-        for (value, interval), (wide, rest) in zip(self.cells[number], self.columns, strict=True):
-            behind = " " if wide and interval else ""
-            made.append(" " * (wide - token_text.width(value)) + text(value), _DIM if number in self.soft else Style())
-            made.append(text(token_text.fit(behind + interval, rest)) + "  " if rest else "  ", _DIM)
-        return made
-
-
-def _rows(sheets: list[_Sheet], room: int) -> Iterator[list[_Sheet]]:
-    """The sheets in order, as many beside each other as fit."""
-    row: list[_Sheet] = []
-    for sheet in sheets:
-        if row and sum(one.width + GAP for one in row) + sheet.width > room:
-            yield row
-            row = []
-        row.append(sheet)
-    if row:
-        yield row
 
 
 def _opening(score: ScoreTable, every: int | None) -> Iterator[str]:
@@ -164,24 +59,22 @@ def _opening(score: ScoreTable, every: int | None) -> Iterator[str]:
     parts.append(f"{100 * columns['level'][0]:g} % intervals" if bounded else "too few clusters for intervals")
     yield " · ".join(part for part in parts if part)
     if layered.any():
-        step = _step(len(np.unique(columns["layer"][layered])), every)
-        nth = {2: "2nd", 3: "3rd"}.get(step, f"{step}th")
-        shown = f"every {nth} layer is shown, counted back from the last; " if step > 1 else ""
-        yield f"{shown}means are over all layers below the last"
+        k = step(len(np.unique(columns["layer"][layered])), every)
+        yield "; ".join(filter(None, [every_layer(k), "means are over all layers below the last"]))
 
 
 def _cell(value: float, low: float, high: float, shown: Measure) -> Cell:
     return marks.written(value, shown.factor), marks.interval(value, low, high, shown.factor)
 
 
-def _by_layer(score: ScoreTable, every: int | None) -> Iterator[_Sheet]:
+def _by_layer(score: ScoreTable, every: int | None) -> Iterator[Sheet]:
     """A table a measure: the layers, the last on top; the mean over them; the baselines of each lens."""
     for name in marks.names(score):
         shown = marks.measure(score, name)
         found = marks.curves(score, name, paired=False)
         lenses = [curve for curve in found if not curve.baseline]
         layers = sorted({layer for curve in lenses for layer in curve.layers.tolist()}, reverse=True)
-        kept = layers[:: _step(len(layers), every)]
+        kept = layers[:: step(len(layers), every)]
         labels = [str(layer) for layer in kept]
         cells = [[_at(curve, layer, shown) for curve in lenses] for layer in kept]
         if any(np.isfinite(curve.over[0]) for curve in lenses):
@@ -190,9 +83,9 @@ def _by_layer(score: ScoreTable, every: int | None) -> Iterator[_Sheet]:
         for base in dict.fromkeys(curve.baseline for curve in found if curve.baseline):
             own = {curve.of: curve for curve in found if curve.baseline == base}
             labels.append(base)
-            cells.append([_only(own[lens.lens], shown) if lens.lens in own else ("", "") for lens in lenses])
+            cells.append([_only(own[lens.of], shown) if lens.of in own else ("", "") for lens in lenses])
         soft = frozenset(range(len(kept), len(labels)))
-        yield _Sheet(shown.heading, [curve.lens for curve in lenses], labels, cells, soft)
+        yield Sheet(shown.heading, [curve.lens for curve in lenses], labels, cells, soft)
 
 
 def _at(curve: Curve, layer: int, shown: Measure) -> Cell:
@@ -207,7 +100,7 @@ def _only(curve: Curve, shown: Measure) -> Cell:
     return _cell(float(curve.value[0]), float(curve.low[0]), float(curve.high[0]), shown)
 
 
-def _differences(score: ScoreTable) -> Iterator[_Sheet]:
+def _differences(score: ScoreTable) -> Iterator[Sheet]:
     """For each measure that has a better end: means over layers, and the layers whose interval is away from 0."""
     labels: list[str] = []
     cells: list[list[Cell]] = []
@@ -223,10 +116,10 @@ def _differences(score: ScoreTable) -> Iterator[_Sheet]:
             labels.append(f"  {curve.difference}")
             cells.append([_cell(*curve.over, shown), ("", below), ("", above)])
     if labels:
-        yield _Sheet("paired differences", ["mean", "below 0 at layers", "above 0 at layers"], labels, cells)
+        yield Sheet("paired differences", ["mean", "below 0 at layers", "above 0 at layers"], labels, cells)
 
 
-def _prompts(score: ScoreTable) -> Iterator[_Sheet]:
+def _prompts(score: ScoreTable) -> Iterator[Sheet]:
     """A table for each set of items: columns k; for each lens the value, its null, and the value less the null."""
     columns = score.columns
     found: dict[str, dict[tuple[str, str], dict[int, Cell]]] = {}
@@ -247,4 +140,4 @@ def _prompts(score: ScoreTable) -> Iterator[_Sheet]:
         soft = frozenset(number for number, (_, kind) in enumerate(lines) if kind)
         labels = [f"  {kind}" if kind else label for label, kind in lines]
         cells = [[line.get(k, ("", "")) for k in ks] for line in lines.values()]
-        yield _Sheet(title, [f"k = {k}" for k in ks], labels, cells, soft)
+        yield Sheet(title, [f"k = {k}" for k in ks], labels, cells, soft)

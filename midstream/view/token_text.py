@@ -69,3 +69,9 @@ def ascii_only(text: str) -> str:
     """``text`` for an output that can write ASCII only; longer than ``text`` in general, so convert before ``fit``."""
     plain = "".join(ASCII.get(char, char) for char in text)
     return plain.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def name(text: str, columns: int) -> str:
+    """A name, such as a field's value, as one line of at most so many ``columns``: as ``visible``, blanks as blanks."""
+    shown = visible(text).replace(MARKS[" "], " ") if text else ""
+    return fit(shown, min(columns, max(1, width(shown)))) if shown else ""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midstream.corpus import source
+from midstream.corpus import source, text_file
 from midstream.corpus.source import cluster_of, open_corpus
 from midstream.errors import RequestError
 
@@ -200,17 +200,17 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path, write):
     (tmp_path / "folder.txt").mkdir()
     closed = write("closed.txt", "a")
     closed.chmod(0)
-    cases = [("no.txt", "No such file"), ("folder.txt", "is a folder"), ("", "is a folder")]
-    cases += [("x" * 300 + ".txt", "name too long"), ("a\0.txt", "null byte")]
+    cases = [("no.txt", "No such file"), ("x" * 300 + ".txt", "name too long"), ("a\0.txt", "null byte")]
     cases += [] if os.access(closed, os.R_OK) else [("closed.txt", "Permission denied")]
-    for name in ("a.parquet", "a.txt.gz", "a"):
+    for name in ("a.csv", "a.txt.gz", "a"):
         write(name, "a")
         cases.append((name, "of no kind that can be read"))
     for name, said in cases:
-        with pytest.raises(RequestError, match=f"{said}.*expected a .txt, a .jsonl, or - for standard input"):
+        with pytest.raises(RequestError, match=f"{said}.*expected a .txt, a .jsonl, a .parquet, a folder of these"):
             open_corpus(tmp_path / name)
-    with pytest.raises(RequestError, match=r"expected a \.txt"):
-        open_corpus("hf:someone/something")
+    for none in ("", [], ["a.txt", ""]):
+        with pytest.raises(RequestError, match=r"no corpus was named: expected a .txt"):
+            open_corpus(none)
 
 
 def test_an_error_while_reading_is_a_sentence(write, monkeypatch):
@@ -221,7 +221,7 @@ def test_an_error_while_reading_is_a_sentence(write, monkeypatch):
             return super().readline(size)
 
     corpus = open_corpus(write("a.txt", "a"))
-    monkeypatch.setattr(source, "_opened", lambda path: Torn(b"a\nb\n"))
+    monkeypatch.setattr(source, "opened", lambda path: Torn(b"a\nb\n"))
     with pytest.raises(RequestError, match="after line 1: Input/output error"):
         list(corpus)
 
@@ -249,10 +249,10 @@ def test_closed_standard_input_is_a_sentence(monkeypatch):
 )
 def test_a_document_that_is_too_large_is_refused(write, monkeypatch, name, content):
     path = write(name, content)
-    monkeypatch.setattr(source, "LARGEST", 3000)
+    monkeypatch.setattr(text_file, "LARGEST", 3000)
     with pytest.raises(RequestError, match="is larger than"):
         read(path)
-    monkeypatch.setattr(source, "LARGEST", 6000)
+    monkeypatch.setattr(text_file, "LARGEST", 6000)
     assert len(read(path)) == 1
 
 
@@ -265,8 +265,8 @@ def test_a_line_that_never_ends_is_not_read_to_its_end(write, monkeypatch, name)
             given.append(super().readline(size))
             return given[-1]
 
-    monkeypatch.setattr(source, "LARGEST", 3000)
-    monkeypatch.setattr(source, "_opened", lambda path: Endless(b"x" * 1_000_000))
+    monkeypatch.setattr(text_file, "LARGEST", 3000)
+    monkeypatch.setattr(source, "opened", lambda path: Endless(b"x" * 1_000_000))
     with pytest.raises(RequestError, match="is larger than"):
         read(write(name, "a"))
     assert sum(map(len, given)) == 3001
@@ -285,6 +285,108 @@ def test_memory_holds_one_document(write, ending):
         tracemalloc.stop()
     assert count == 100
     assert peak < 15 * len(text)
+
+
+def test_numbers_run_on_over_several_sources(write):
+    one = write("a.txt", f"x\n{SEPARATOR}\n \n{SEPARATOR}\ny")
+    two = write("b.jsonl", lines({"text": "z", "id": "own"}, {"body": 1}, {"text": "w"}))
+    corpus = open_corpus([one, two, str(one)])
+    found = list(corpus)
+    assert [(d.number, d.id, d.source) for d in found] == [
+        (0, "a:0", "a.txt"),
+        (1, "a:1", "a.txt"),
+        (2, "own", "b.jsonl"),
+        (3, "b:3", "b.jsonl"),
+        (4, "a:4", "a.txt"),
+        (5, "a:5", "a.txt"),
+    ]
+    assert corpus.skipped.empty == 2
+    assert corpus.skipped.examples == ["b.jsonl line 2 has no string 'text' beside 'body'"]
+    assert corpus.name == "a.txt, b.jsonl, a.txt"
+    assert open_corpus([one] * 5).name == "a.txt, a.txt, a.txt, 2 more"
+    assert open_corpus([two, two], where=["id=own"]).documents == 0
+    with pytest.raises(RequestError, match=r"a\.txt', whose documents have no fields"):
+        open_corpus([two, one], where=["id=own"])
+    empty = write("none.txt", "")
+    assert read([empty, two]) == ["z", "w"]
+    with pytest.raises(RequestError, match=r"none\.txt, none\.txt holds no document"):
+        read([empty, empty])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfa\nb\n<|endofdoc|>\nc\n\n<|endofdoc|>\n  \n", b'{"text": "a"}\n\nhello\n{"text": "b"}\n\n'],
+)
+def test_the_bytes_read_grow_to_those_of_the_files(write, content):
+    path = write("a.txt" if content.startswith(b"\xef") else "a.jsonl", content)
+    corpus = open_corpus([path, path])
+    assert (corpus.bytes, corpus.bytes_read) == (2 * len(content), 0)
+    seen = [corpus.bytes_read for _ in corpus]
+    assert seen == sorted(set(seen))
+    assert 0 < seen[0] < len(content) < seen[-1] <= corpus.bytes_read == corpus.bytes
+
+
+def test_standard_input_has_no_known_size_and_is_read_once(monkeypatch, write):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a")))
+    corpus = open_corpus([write("a.txt", "a"), "-"])
+    assert corpus.bytes is None
+    assert [document.source for document in corpus] == ["a.txt", "standard input"]
+    with pytest.raises(RequestError, match="named twice"):
+        open_corpus(["-", "-"])
+
+
+def test_a_lenient_corpus_gives_what_it_cannot_read_with_its_fault(write):
+    bad, end = b"bad \xff\n", f"{SEPARATOR}\n".encode()
+    path = write("a.txt", b"good\n" + end + bad + end + b"more\n" + end + b"\xfe")
+    with pytest.raises(RequestError, match=r"a\.txt' is not UTF-8 in line 3, byte 22 of the file \(0xff\)"):
+        read(path)
+    corpus = open_corpus(path, lenient=True)
+    good, first, more, last = corpus
+    assert (good.text, good.fault, more.text, more.fault) == ("good", None, "more", None)
+    assert (first.number, first.id, first.text, first.metadata) == (1, "a:1", "", {})
+    assert first.sha256 == hashlib.sha256(bad).hexdigest()
+    assert first.fault.startswith("a.txt is not UTF-8 in line 3, byte 22 of the file (0xff)")
+    assert "line 7" in last.fault
+    assert last.sha256 == hashlib.sha256(b"\xfe").hexdigest()
+    assert corpus.documents == 4
+
+
+def test_a_lenient_corpus_counts_lines_that_are_no_document(write):
+    content = b'{"text": "a", "k": 1}\nhello\n{"id": "b", "k": 1, "text": "\xff"}\n\xff\n'
+    path = write("a.jsonl", content)
+    corpus = open_corpus(path, lenient=True)
+    found = [(document.id, document.text, document.metadata, bool(document.fault)) for document in corpus]
+    assert found == [
+        ("a:0", "a", {"k": 1}, False),
+        ("b", "", {"id": "b", "k": 1}, True),
+        ("a:2", "", {}, True),
+    ]
+    assert corpus.skipped.broken == 1
+    corpus = open_corpus(path, where=["k=1"], lenient=True)
+    assert [document.number for document in corpus] == [0, 1]
+    assert corpus.skipped.unmatched == 1
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+@pytest.mark.parametrize("line", [7000, 6001, 40])
+def test_a_lenient_corpus_goes_on_after_what_is_too_large(write, monkeypatch, ending, line):
+    monkeypatch.setattr(text_file, "LARGEST", 3000)
+    large = b"".join(b"x" * line + b"\n" for _ in range(7000 // line))
+    if ending == "jsonl":
+        large = b'"' + large.replace(b"\n", b"") + b'"\n'
+        content = b'{"text": "a"}\n' + large + b'{"text": "b"}\n' + large.strip()
+        last, said = large.strip(), "the line 2 of"
+    else:
+        end = f"{SEPARATOR}\n".encode()
+        content = b"a\n" + end + large + end + b"b\n" + end + large
+        last, said = large, "the document that begins in line 3 of"
+    path = write(f"a.{ending}", content)
+    corpus = open_corpus(path, lenient=True)
+    found = list(corpus)
+    assert [document.text for document in found] == ["a", "", "b", ""]
+    assert found[1].fault.startswith(f"{said} a.{ending} is larger than")
+    assert [found[1].sha256, found[3].sha256] == [hashlib.sha256(raw).hexdigest() for raw in (large, last)]
+    assert corpus.bytes_read == len(content)
 
 
 def documents(write, *records):
@@ -314,3 +416,15 @@ def test_names_in_an_error_are_escaped_and_few(write):
         cluster_of(document, "work")
     assert "\x1b" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_a_separator_at_the_end_of_a_line_that_is_too_long_parts_nothing(write, monkeypatch):
+    monkeypatch.setattr(text_file, "LARGEST", 3000)
+    content = b"x" * 3001 + f"{SEPARATOR}\nmore\n{SEPARATOR}\nb".encode()
+    first, second = open_corpus(write("a.txt", content), lenient=True)
+    assert first.sha256 == hashlib.sha256(content.rpartition(SEPARATOR.encode())[0]).hexdigest()
+    assert second.text == "b"
+
+
+def test_a_mark_that_is_not_at_the_start_is_text(write):
+    assert read(write("a.txt", "\ufeffa\n\ufeffb")) == ["a\n\ufeffb"]

@@ -22,7 +22,7 @@ import pytest
 
 from midstream.errors import RequestError
 from midstream.record import READING, WATCHED, Provenance, ReadingTable, as_list
-from midstream.store import write
+from midstream.store import rows
 from midstream.store.write import atomic, check_target, write_csv, write_parquet
 
 TOKENS = [" Paris", "\n", "<script>'\"", "\\xF0\\x9F", "ab\0", "\u202e", ""]
@@ -168,7 +168,7 @@ def test_same_rows_same_bytes_however_cut(tmp_path: Path) -> None:
 
 
 def test_more_rows_than_memory_spill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "MEMORY", 56)
+    monkeypatch.setattr(rows, "MEMORY", 56)
     on_disk = []
 
     def chunks() -> Iterator[ReadingTable]:
@@ -210,11 +210,11 @@ def test_failure_on_the_way_leaves_what_was_there(tmp_path: Path, error: BaseExc
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from midstream.store import write
-database = write._open(Path(sys.argv[1]))
+from midstream.store import rows
+database = rows.open_rows(Path(sys.argv[1]), {})
 try:
     print("begun", flush=True)
-    with write._explained(Path(sys.argv[1])):
+    with rows.explained(Path(sys.argv[1])):
         database.execute("SELECT sum(hash(a.range + b.range)) FROM range(10000000) a, range(200) b")
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -235,7 +235,7 @@ def test_ctrl_c_inside_duckdb_is_a_keyboard_interrupt(tmp_path: Path) -> None:
 def test_an_error_of_the_program_is_not_dressed_up(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         write_parquet(tmp_path / "x.parquet", [ReadingTable({}, {}, {"watch_id": []}, {}, Provenance(), 2)])
-    with pytest.raises(RuntimeError, match="of another kind"), write._explained(tmp_path):
+    with pytest.raises(RuntimeError, match="of another kind"), rows.explained(tmp_path):
         raise RuntimeError("of another kind")
     with pytest.raises(ValueError, match="no chunks"):
         write_parquet(tmp_path / "x.parquet", [])
@@ -286,7 +286,7 @@ def test_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
     with pytest.raises(RequestError, match="cannot write"):  # the final file does not fit
         write_parquet(small_disk / "x.parquet", (table(start, 1000, layers=8) for start in range(0, 5000, 1000)))
-    monkeypatch.setattr(write, "MEMORY", 56)
+    monkeypatch.setattr(rows, "MEMORY", 56)
     with pytest.raises(RequestError, match="cannot write"):  # nor does the spill
         write_parquet(small_disk / "x.parquet", (table(start, 2000, layers=8) for start in range(0, 40000, 2000)))
     with pytest.raises(RequestError, match="No space left"), atomic(small_disk / "x.parquet") as path:

@@ -7,7 +7,7 @@ import pytest
 from view.score_sample import score
 
 from midstream.errors import RequestError
-from midstream.view import chart, label_place, measure, score_plot
+from midstream.view import chart, curve_panel, label_place, measure, score_plot
 
 SCORE = score(layers=12)
 
@@ -66,10 +66,11 @@ def test_an_unknown_ending_is_refused_and_leaves_nothing(tmp_path, name):
 
 
 def test_kinds_of_lens_keep_their_colours_and_can_be_read():
-    colours = score_plot._colours(SCORE)
-    assert colours == score_plot._colours(SCORE.pick(np.arange(len(SCORE))[::-1]))
+    lenses = SCORE.columns["lens"].tolist()
+    colours = curve_panel.colours(lenses)
+    assert colours == curve_panel.colours(lenses[::-1])
     assert len(set(colours.values())) == len(colours) == 5
-    for colour in [*score_plot.HUES.values(), *score_plot.SPARE]:
+    for colour in [*curve_panel.HUES.values(), *curve_panel.SPARE]:
         assert chart.contrast(colour, "#ffffff") >= 4.5
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from midstream.errors import RequestError
+from midstream.hub import PREFIX, explained
 from midstream.lens.file.artifact import opened
 
-PREFIX = "hf:"
 _ENDINGS = (".safetensors", ".pt")
 
 
@@ -36,7 +34,7 @@ def download(name: str) -> Path:
         RequestError: it cannot be had, and why.
     """
     place = _parse(name)
-    with _explained(name):
+    with explained(name):
         file = place.file or _only(place, name)
         path = _fetch(place, file)
         if file.rpartition("/")[2] == "params.pt":
@@ -60,7 +58,7 @@ def upload(path: str | Path, name: str) -> str:
     file = place.file or Path(path).name
     if not file.endswith(".safetensors"):
         raise RequestError(f"cannot send a lens as {file!r}: expected a name that ends in .safetensors.")
-    with _explained(name):
+    with explained(name):
         hub = HfApi()
         hub.create_repo(place.repo, repo_type=place.type, exist_ok=True)
         hub.upload_file(path_or_fileobj=str(path), path_in_repo=file, repo_id=place.repo, repo_type=place.type)
@@ -95,36 +93,3 @@ def _only(place: _Place, name: str) -> str:
         return files[0]
     listed = ", ".join(f"{name}/{file}" for file in files[:10]) or "no .safetensors file at all"
     raise RequestError(f"{name} holds {len(files)} lens files; name one of them: {listed}.")
-
-
-@contextmanager
-def _explained(name: str) -> Generator[None]:
-    """Turns what the hub's library says into a sentence."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except RequestError:
-        raise
-    except errors.LocalEntryNotFoundError as error:
-        raise RequestError(
-            f"cannot fetch {name}: it is not on this machine, and the hub cannot be reached or offline mode is on."
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise RequestError(f"cannot reach {name}: offline mode is on (HF_HUB_OFFLINE).") from error
-    except errors.GatedRepoError as error:
-        raise RequestError(f"{name} is gated: ask for access on its page, then log in with hf auth login.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise RequestError(
-            f"the hub has no {name}, or it is private: check the name, or log in (hf auth login)."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise RequestError(f"the hub has no {name}: its repository holds no such file.") from error
-    except Exception as error:  # of the library, of what it connects through, or of an answer it cannot read
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise RequestError(
-                f"the hub does not let you use {name}: log in with hf auth login, or set HF_TOKEN."
-            ) from error
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise RequestError(f"the hub could not be used for {name}: {said[0][:200]}") from error

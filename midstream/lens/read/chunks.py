@@ -8,9 +8,10 @@ a later chunk or window. Nothing larger than two chunks' stream is held.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +19,41 @@ from midstream.corpus.window import LONGEST, Window, windows
 from midstream.lens.passage import Place
 from midstream.model.forward import new_cache
 from midstream.model.model import Model
+from midstream.model.tokenizer import Encoded
+from midstream.record import Array
 from midstream.stream.capture import capture_sites
 
 CHUNK = 256
 """Positions whose stream is held at once: 18 MB for the default model; more is no faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """A document, or several laid one after another; nothing that is read reaches from one into the next.
+
+    Attributes:
+        ids: ``[tokens]`` int64 of all of them; kinds: ``[tokens]`` str, where each comes from.
+        number: ``[tokens]`` int64, which document each is of.
+        start, stop: ``[tokens]`` int64, where that document starts and stops here.
+    """
+
+    ids: Tensor
+    kinds: Array
+    number: Tensor
+    start: Tensor
+    stop: Tensor
+
+    @classmethod
+    def of(cls, documents: Mapping[int, Encoded]) -> Texts:
+        """Those of these numbers, in this order."""
+        sizes = torch.tensor([len(document.ids) for document in documents.values()], dtype=torch.int64)
+        stops = sizes.cumsum(0)
+        number, start, stop = (
+            values.repeat_interleave(sizes) for values in (torch.tensor([*documents]), stops - sizes, stops)
+        )
+        ids = [token for document in documents.values() for token in document.ids]
+        kinds = [kind for document in documents.values() for kind in document.kinds]
+        return cls(torch.tensor(ids, dtype=torch.int64), np.array(kinds, dtype=object), number, start, stop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +99,7 @@ def cut(model: Model, ids: Tensor, wanted: Wanted) -> Iterator[Chunk]:
     farthest = max(wanted.ahead, default=0)
     held: deque[Chunk] = deque()
     seen: list[Chunk] = []
-    for chunk in _Passes(model, ids, wanted, _ahead(wanted.positions, wanted, len(ids))).chunks():
+    for chunk in _Passes(model, ids, wanted, ahead(wanted.positions, wanted, len(ids))).chunks():
         if not farthest:
             yield chunk
             continue
@@ -80,16 +112,19 @@ def cut(model: Model, ids: Tensor, wanted: Wanted) -> Iterator[Chunk]:
         yield _complete(held.popleft(), seen, wanted, len(ids))
 
 
-def _ahead(positions: Tensor, wanted: Wanted, tokens: int) -> Tensor:
-    """Positions ahead of ``positions`` whose output is compared with, ascending; empty where that is only their own."""
+def ahead(positions: Tensor, wanted: Wanted, stop: Tensor | int) -> Tensor:
+    """Positions ahead of ``positions`` whose output is compared with, ascending; empty where that is only their own.
+
+    Args:
+        stop: where the document ends, or, ``[n]``, the one that each position is of.
+    """
     apart = [positions + k for k in sorted(wanted.ahead) if k > 0]
-    found = torch.cat([positions[:0], *apart]).unique()
-    return found[found < tokens]
+    return torch.cat([positions[:0], *(there[there < stop] for there in apart)]).unique()
 
 
 def _complete(chunk: Chunk, seen: list[Chunk], wanted: Wanted, tokens: int) -> Chunk:
     """The chunk with the outputs that it is compared with; what no later chunk needs is dropped from ``seen``."""
-    later = _ahead(chunk.positions, wanted, tokens)
+    later = ahead(chunk.positions, wanted, tokens)
     later = later[~torch.isin(later, chunk.positions)]
     at = torch.cat([part.later for part in seen])
     rows = [part.final for part in seen if part.final is not None]
@@ -142,8 +177,8 @@ class _Passes:
 
     def _chunk(self, window: Window, start: int, span: tuple[int, int], stream: dict[Place, Tensor]) -> Chunk:
         at, later = (_between(positions, *span) for positions in (self.wanted.positions, self.outputs))
-        part = {place: _rows(h[0], at - start) for place, h in stream.items()} if len(at) else {}
-        final = _rows(stream[self._last][0], later - start) if len(later) else None
+        part = {place: rows_at(h[0], at - start) for place, h in stream.items()} if len(at) else {}
+        final = rows_at(stream[self._last][0], later - start) if len(later) else None
         return Chunk(window, at, span[1], part, later, final)
 
     @property
@@ -157,7 +192,7 @@ def _between(positions: Tensor, low: int, high: int) -> Tensor:
     return positions[first:last]
 
 
-def _rows(h: Tensor, at: Tensor) -> Tensor:
+def rows_at(h: Tensor, at: Tensor) -> Tensor:
     """The rows ``at`` (ascending, at least one) of ``h``, without a copy where they lie together."""
     first, last = int(at[0]), int(at[-1]) + 1
     return h[first:last] if last - first == len(at) else h[at.to(h.device)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from midstream.errors import RequestError
 from midstream.lens.lens import Lens, Source
 from midstream.lens.passage import Place
-from midstream.lens.read.chunks import Chunk, Wanted, cut
+from midstream.lens.read.chunks import Chunk, Texts, Wanted, cut
 from midstream.lens.read.request import START, Request
 from midstream.lens.read.table import Part, table
 from midstream.model.anatomy import Anatomy
@@ -55,17 +55,46 @@ class Readers:
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """A text being read.
+    """A text being read, or several laid one after another.
 
     Attributes:
-        ids: ``[tokens]`` int64.
+        texts: its tokens.
         named: ``[tokens, T]`` ids followed at each position, -1 = none.
+        request: what is read of it.
+        lenses: those of the request, in the order in which they are read.
         leaves: place -> the last lens that needs its stream.
     """
 
-    ids: Tensor
+    texts: Texts
     named: Tensor
+    request: Request
+    lenses: list[Lens]
     leaves: dict[Place, Lens]
+
+    @classmethod
+    def of(cls, texts: Texts, request: Request, named: Array | None = None) -> Document:
+        """As ``request`` reads it; the watched tokens are followed where none are ``named``."""
+        if named is None:
+            named = np.tile(np.asarray(request.watch, dtype=np.int64), (len(texts.ids), 1))
+        lenses = sorted(request.lenses, key=lambda lens: list(READERS).index(lens.reader))
+        leaves = {place: lens for lens in lenses for place in _needed(lens, request)}
+        return cls(texts, torch.from_numpy(named), request, lenses, leaves)
+
+    def wanted(self, positions: Tensor, model: Model) -> Wanted:
+        """What reading the ``positions`` takes from the passes."""
+        ahead = frozenset(lens.offset - 1 for lens in self.lenses if _compared(lens))
+        last: Place = (model.anatomy.layers, "resid_post")
+        places = frozenset(self.leaves) | ({last} if ahead else set())
+        return Wanted(places, positions, ahead, self.request.reach)
+
+    def read(self, model: Model, chunk: Chunk, readers: Readers, positions: int) -> ReadingTable:
+        """The rows of a chunk; ``positions``: those of the whole job."""
+        parts: list[Part] = []
+        for name, reader in readers.by_name.items():
+            rows = _Rows(reader, self, chunk, self.request, model.anatomy, max(readers.positions, positions))
+            parts += rows.read([lens for lens in self.lenses if lens.reader == name])
+        parts.sort(key=lambda part: self.request.lenses.index(part.lens))
+        return table(model, self.texts, chunk, parts)
 
 
 def read_chunks(
@@ -85,26 +114,15 @@ def read_chunks(
         positions: those to read, ascending; the model runs no further than they need. None: all.
         readers: those of the request's lenses, where several documents are read; None: made for this one.
     """
-    if named is None:
-        named = np.tile(np.asarray(request.watch, dtype=np.int64), (len(encoded.ids), 1))
-    ids, at = torch.tensor(encoded.ids, dtype=torch.int64), _positions(positions, len(encoded.ids))
+    at = positions_of(positions, len(encoded.ids))
     readers = readers or Readers.of(model, request.lenses)
-    lenses = sorted(request.lenses, key=lambda lens: list(READERS).index(lens.reader))
-    leaves = {place: lens for lens in lenses for place in _needed(lens, request)}
-    document = Document(ids, torch.from_numpy(named), leaves)
-    ahead = frozenset(lens.offset - 1 for lens in lenses if _compared(lens))
-    last: Place = (model.anatomy.layers, "resid_post")
-    places = frozenset(leaves) | ({last} if ahead else set())
-    for chunk in cut(model, ids, Wanted(places, at, ahead, request.reach)):
-        parts: list[Part] = []
-        for name, reader in readers.by_name.items():
-            rows = _Rows(reader, document, chunk, request, model.anatomy, max(readers.positions, len(at)))
-            parts += rows.read([lens for lens in lenses if lens.reader == name])
-        parts.sort(key=lambda part: request.lenses.index(part.lens))
-        yield table(model, encoded, chunk.window, chunk.positions.numpy(), parts)
+    document = Document.of(Texts.of({0: encoded}), request, named)
+    for chunk in cut(model, document.texts.ids, document.wanted(at, model)):
+        yield document.read(model, chunk, readers, len(at))
 
 
-def _positions(given: Array | None, tokens: int) -> Tensor:
+def positions_of(given: Array | None, tokens: int) -> Tensor:
+    """The positions to read, ``[n]`` int64; all where none are given. Raises RequestError unless they ascend."""
     if given is None:
         return torch.arange(tokens)
     at = torch.from_numpy(np.asarray(given, dtype=np.int64))
@@ -169,7 +187,7 @@ class _Rows:
         with full_float32():
             output = self._output() if any(_compared(lens) for lens in lenses) else None
             for lens in lenses:
-                reference = _reference(lens, self.chunk, output)
+                reference = self._reference(lens, output)
                 tokens = self._tokens(lens, reference, output)
                 vectors = self._vectors(lens, output)
                 base = vectors[START] if _has_base(lens) else None
@@ -197,7 +215,7 @@ class _Rows:
     def _vectors(self, lens: Lens, output: _Output | None) -> dict[Place, Tensor]:
         """Place -> ``[n, d]`` prepared: what the lens reads, and layer 0 for comparison."""
         if lens.source != "stream":
-            rows = input_rows(self.anatomy, self.document.ids, self.chunk.positions, lens.source)
+            rows = input_rows(self.anatomy, self.document.texts, self.chunk.positions, lens.source)
             return {START: self.reader.prepare(_moved(lens, 0, rows))}
         vectors: dict[Place, Tensor] = {}
         stream, leaves = self.chunk.stream, self.document.leaves
@@ -210,22 +228,23 @@ class _Rows:
                 vectors[place] = self.reader.prepare(_moved(lens, layer, h))
         return vectors
 
+    def _reference(self, lens: Lens, output: _Output | None) -> Tensor:
+        """``[n]`` int64, which row of ``output`` each reading is compared with; -1 for none."""
+        at = self.chunk.positions
+        if output is None or not _compared(lens):
+            return torch.full_like(at, -1)
+        there = at + lens.offset - 1
+        return torch.where(there < self.document.texts.stop[at], output.rows(there), -1)
+
     def _tokens(self, lens: Lens, reference: Tensor, output: _Output | None) -> Tensor:
         """``[n, 3 + T]``: the target, the output's first choice, the token read, then the followed ones."""
-        ids, at = self.document.ids, self.chunk.positions
+        texts, at = self.document.texts, self.chunk.positions
         target = at + lens.offset
-        inside = (target >= 0) & (target < len(ids))
-        about = torch.where(inside, ids[target.clamp(0, len(ids) - 1)], -1)
+        inside = (target >= texts.start[at]) & (target < texts.stop[at])
+        about = torch.where(inside, texts.ids[target.clamp(0, len(texts.ids) - 1)], -1)
         choice = reference if output is None else output.choice[reference]
         first = torch.where(reference < 0, reference, choice)
-        return torch.cat([torch.stack([about, first, ids[at]], dim=1), self.document.named[at]], dim=1)
-
-
-def _reference(lens: Lens, chunk: Chunk, output: _Output | None) -> Tensor:
-    """``[n]`` int64, which row of ``output`` each reading is compared with; -1 for none."""
-    if output is None or not _compared(lens):
-        return torch.full_like(chunk.positions, -1)
-    return output.rows(chunk.positions + lens.offset - 1)
+        return torch.cat([torch.stack([about, first, texts.ids[at]], dim=1), self.document.named[at]], dim=1)
 
 
 def _moved(lens: Lens, layer: int, h: Tensor) -> Tensor:
@@ -238,16 +257,15 @@ def _moved(lens: Lens, layer: int, h: Tensor) -> Tensor:
     return moved if move.bias is None else moved + move.bias.to(h.device)
 
 
-def input_rows(anatomy: Anatomy, ids: Tensor, at: Tensor, source: Source) -> Tensor:
+def input_rows(anatomy: Anatomy, texts: Texts, at: Tensor, source: Source) -> Tensor:
     """What a lens that does not read the stream transports at the positions ``at``: ``[n, d]`` or ``[n, 4 d]``.
 
     Args:
-        ids: ``[tokens]`` int64, the document.
         source: ``token`` or ``tokens``.
     """
     rows: list[Tensor] = []
     for lag in range(TOKENS if source == "tokens" else 1):
-        row = anatomy.input_rows(ids[(at - lag).clamp(min=0)])
-        row[at < lag] = 0.0  # before the document
+        row = anatomy.input_rows(texts.ids[(at - lag).clamp(min=0)])
+        row[at - lag < texts.start[at]] = 0.0  # before the document
         rows.append(row)
     return torch.cat(rows, dim=1)

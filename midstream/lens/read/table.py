@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from midstream.corpus.window import Window
 from midstream.lens.lens import Lens
+from midstream.lens.read.chunks import Chunk, Texts
 from midstream.model.model import Model
-from midstream.model.tokenizer import Encoded
 from midstream.readout.read import Columns
 from midstream.record import READING, WATCHED, Array, Provenance, ReadingTable
 
@@ -32,26 +31,29 @@ class Part:
     columns: Columns
 
 
-def table(model: Model, encoded: Encoded, window: Window, positions: Array, parts: Sequence[Part]) -> ReadingTable:
-    """The record of ``positions`` ``[n]``, read in one window, rows ordered as ``parts`` are, then as positions are."""
-    ids = np.asarray(encoded.ids, dtype=np.int32)
-    at = positions.astype(np.int32)
-    blocks = [_block(part, ids, at, window) for part in parts]
+def table(model: Model, texts: Texts, chunk: Chunk, parts: Sequence[Part]) -> ReadingTable:
+    """The record of a chunk's positions, rows ordered as ``parts`` are, then as positions are."""
+    at = chunk.positions
+    start = texts.start[at]
+    whole = {
+        "doc_id": texts.number[at],
+        "position": at - start,
+        "context": at - start.clamp(min=chunk.window.start),
+        "token_id": texts.ids[at],
+    }
+    here = {name: values.numpy().astype(np.int32) for name, values in whole.items()}
+    blocks = [_block(part, here) for part in parts]
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    watched = [rows for part in parts for rows in _watched(part, at)]
+    watched = [rows for part in parts for rows in _watched(part, here)]
     none = {column.name: np.zeros(0, dtype=_numpy(column.dtype)) for column in WATCHED}
     seen = {name: np.concatenate([none[name], *(rows[name] for rows in watched)]) for name in none}
-    occurring = np.unique(np.concatenate([columns["top_ids"].ravel(), columns["target_id"], ids[at], seen["watch_id"]]))
+    token = here["token_id"]
+    occurring = np.unique(np.concatenate([columns["top_ids"].ravel(), columns["target_id"], token, seen["watch_id"]]))
     vocabulary = {int(i): model.tokenizer.token(int(i)) for i in occurring if i >= 0}
     columns["token"] = np.array([vocabulary[int(i)] for i in columns["token_id"]], dtype=object)
     return ReadingTable(
         {column.name: columns[column.name].astype(_numpy(column.dtype)) for column in READING},
-        {
-            "doc_id": np.zeros_like(at),
-            "position": at,
-            "token_id": ids[at],
-            "kind": np.array(encoded.kinds, dtype=object)[at],
-        },
+        {name: here[name] for name in ("doc_id", "position", "token_id")} | {"kind": texts.kinds[at.numpy()]},
         seen,
         vocabulary,
         Provenance(),
@@ -85,24 +87,19 @@ def _joined(tables: Sequence[dict[str, Array]], groups: int) -> dict[str, Array]
     return joined
 
 
-def _block(part: Part, ids: Array, at: Array, window: Window) -> dict[str, Array]:
-    lens, read = part.lens, part.columns
-    target = at + lens.offset
-    inside = (target >= 0) & (target < len(ids))
+def _block(part: Part, here: dict[str, Array]) -> dict[str, Array]:
+    lens, read, at = part.lens, part.columns, here["position"]
 
     def calibrated(values: Array) -> Array:
         return values if lens.calibrated else np.full_like(values, np.nan)
 
     return {
-        "doc_id": np.zeros_like(at),
-        "position": at,
-        "context": at - window.start,
-        "token_id": ids[at],
+        **here,
         "layer": np.full_like(at, part.layer),
         "site": np.full(len(at), part.site, dtype=object),
         "lens": np.full(len(at), lens.name, dtype=object),
         "offset": np.full_like(at, lens.offset),
-        "target_id": np.where(inside, ids[target.clip(0, len(ids) - 1)], -1),
+        "target_id": part.tokens[:, TARGET],
         "logprob": calibrated(read.logprob[:, TARGET]),
         "rank": read.rank[:, TARGET],
         "lse": calibrated(read.lse),
@@ -119,12 +116,12 @@ def _block(part: Part, ids: Array, at: Array, window: Window) -> dict[str, Array
     }
 
 
-def _watched(part: Part, at: Array) -> list[dict[str, Array]]:
+def _watched(part: Part, here: dict[str, Array]) -> list[dict[str, Array]]:
     """A table for each followed token, every position in it; rows where none is followed have watch_id -1."""
-    read, lens = part.columns, part.lens
+    read, lens, at = part.columns, part.lens, here["position"]
     return [
         {
-            "doc_id": np.zeros_like(at),
+            "doc_id": here["doc_id"],
             "position": at,
             "layer": np.full(len(at), part.layer, dtype=np.int16),
             "site": np.full(len(at), part.site, dtype=object),

@@ -1,0 +1,118 @@
+"""Serial, pool and Ray do the same job; a worker that dies costs nothing but time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from run_jobs import Answer, Die, Fail
+
+from midstream.errors import MidstreamError, RequestError
+from midstream.model.load import load
+from midstream.run.runner import ATTEMPTS, ModelSource
+from midstream.run.workers import runner
+
+TESTS = str(Path(__file__).parent.parent)
+
+
+@pytest.fixture(params=["serial", "pool", "ray"])
+def workers(request, tiny, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    return runner(tiny, request.param, workers=None if request.param == "serial" else 2)
+
+
+def test_every_item_is_done_once(workers, tiny):
+    done = list(workers.run(Answer(), range(23)))
+    assert sorted((item, double) for item, double, _, _ in done) == [(i, 2 * i) for i in range(23)]
+    assert {name for _, _, _, name in done} <= {tiny.name, tiny.source}
+
+
+def test_items_are_taken_no_faster_than_they_are_done(workers):
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for item in range(40):
+            taken += 1
+            yield item
+
+    results = workers.run(Answer(), items())
+    next(results)
+    assert taken < 12
+    assert len(list(results)) == 39
+
+
+def test_no_items_no_results(workers):
+    assert list(workers.run(Answer(), [])) == []
+
+
+@pytest.mark.parametrize("workers", ["pool", "ray"], indirect=True)
+def test_a_dead_worker_is_replaced(workers, tmp_path):
+    assert sorted(workers.run(Die(tmp_path, at=5, times=ATTEMPTS - 1), range(12))) == list(range(12))
+    assert len(list(tmp_path.iterdir())) == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("workers", ["pool", "ray"], indirect=True)
+def test_an_item_that_kills_every_worker_is_named(workers, tmp_path):
+    with pytest.raises(MidstreamError, match=f"died {ATTEMPTS} times at 3"):
+        list(workers.run(Die(tmp_path, at=3, times=99), range(8)))
+
+
+def test_an_error_on_purpose_arrives_as_it_is(workers):
+    with pytest.raises(RequestError, match=r"^not this one"):
+        list(workers.run(Fail(at=2), range(5)))
+
+
+def test_a_bug_says_where(workers):
+    with pytest.raises((MidstreamError, ZeroDivisionError), match="a bug"):
+        list(workers.run(Fail(at=2, bug=True), range(5)))
+
+
+def test_workers_refuse_another_model(tiny, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    other = ModelSource(tiny.source, tiny.engine, "cpu", "float32", "0" * 64, 1)
+    pool = type(runner(tiny, "pool", workers=1))(other, 1)
+    with pytest.raises(RequestError, match="give the workers the same files"):
+        list(pool.run(Answer(), range(3)))
+
+
+def test_live_objects_stay_in_their_process(tiny):
+    live = load((tiny.module, tiny.tokenizer))
+    assert live.source == ""
+    with pytest.raises(RequestError, match="save it to a folder"):
+        runner(live, "pool")
+    assert next(iter(runner(live, "serial").run(Answer(), [1])))[2] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("threads", {}, "expected one of serial, pool, ray"),
+        ("serial", {"workers": 2}, "need --runner pool or ray"),
+        ("pool", {"address": "auto"}, "add --runner ray"),
+    ],
+)
+def test_options_that_do_not_go_together(tiny, name, more, said):
+    with pytest.raises(RequestError, match=said):
+        runner(tiny, name, **more)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers"),
+        ("nonsense", "expected host:port"),
+        ("host:99999999", "no Ray cluster answers"),
+        ("auto", "no Ray cluster could be used at auto"),
+    ],
+)
+def test_an_address_where_nothing_answers(tiny, address, said):
+    with pytest.raises(RequestError, match=said):
+        list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
+
+
+def test_more_workers_than_the_cluster_has_cpus_for(tiny):
+    with pytest.raises(RequestError, match="give fewer --workers"):
+        list(runner(tiny, "ray", workers=10_000).run(Answer(), [1]))
