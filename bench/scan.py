@@ -3,7 +3,7 @@
 ``python bench/scan.py --corpus F --tokens 20000 --lens logit tuned.safetensors`` scans that text, exact and fast,
 and times the floor in the same process: every window once through the blocks, then one product ``[256, d] x [d, V]``
 for each (lens, layer) and 256 positions, output allocated as plain code does. The products are timed on ``--share`` of
-the positions and counted for all. ``--flat F`` scans the first 50, 200 and 600 kB of F in a process each, and prints
+the positions and counted for all. ``--flat F`` scans the first 50 and 600 kB of F in a process each, and prints
 their peak memory; ``--model`` may name a tiny model there. A JSON line a result.
 """
 
@@ -110,7 +110,7 @@ finally:
 
 def flat(given):
     text = Path(given.flat).read_bytes()
-    for kilobytes in (50, 200, 600):
+    for kilobytes in (50, 600):
         folder = Path(tempfile.mkdtemp())
         (folder / "text.txt").write_bytes(text[: 1000 * kilobytes].decode(errors="ignore").encode())
         words = ["scan", "--corpus", folder / "text.txt", "--out", folder / "store", "--every", str(given.every)]

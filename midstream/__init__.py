@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 # Waiting OpenMP threads spin by default and cost four times the run time beside another job; torch reads this once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# oneDNN keeps compiled products by shape, 1,024 of them: texts of many lengths would fill that for minutes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# oneDNN and PyTorch keep 1,024 products each, compiled by shape: texts of many lengths would fill them for minutes.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "16")
 
 __version__ = "0.1.0"
 __all__ = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]

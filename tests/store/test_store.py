@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from store.written import (
     SHARDS,
@@ -308,10 +309,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_store(tmp_path):
     scan(tmp_path / "expected", shards=8)
     path, draw = tmp_path / "store", random.Random(0)
     killed = 0
-    for _ in range(10):
+    for longest in np.linspace(0, 1.5, 10):  # the first at once, so that some are killed however fast it writes
         with child(WRITE, path) as writer:
             writer.stdout.readline()
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, longest))
             writer.send_signal(signal.SIGKILL)
         killed += writer.returncode == -signal.SIGKILL
         if (path / HEADER).exists():
