@@ -82,10 +82,11 @@ class _Worker:
 
 @dataclass
 class _Task:
-    """An item, and how many actors have died at it."""
+    """An item, how many actors have died at it, and whether it was lost by one: then it is done alone."""
 
     item: Item
     deaths: int = 0
+    suspect: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class _Crew:
     starting: dict[Any, tuple[Any, int]] = field(default_factory=dict[Any, tuple[Any, int]])
     idle: list[Any] = field(default_factory=list[Any])
     running: dict[Any, tuple[_Task, Any]] = field(default_factory=dict[Any, tuple[_Task, Any]])
+    tasks_ended: bool = False
 
     def hire(self, deaths: int = 0) -> None:
         """One more actor; ``deaths``: of those in its place that died before they had begun."""
@@ -115,10 +117,9 @@ class _Crew:
     def work(self) -> Iterator[Result]:
         """The results of all tasks."""
         while True:
-            while self.idle and (task := self._next()) is not None:
-                actor = self.idle.pop(0)
-                self.running[actor.work.remote(task.item)] = task, actor
-            if not self.running and (self.idle or self._next_is_none()):
+            while self._give():
+                pass
+            if not self.running and not self.again and self.tasks_ended:
                 return
             (done,), _ = self.ray.wait([*self.running, *self.starting], num_returns=1)
             if done in self.starting:
@@ -126,14 +127,19 @@ class _Crew:
             else:
                 yield from self._done(done)
 
-    def _next(self) -> _Task | None:
-        return self.again.popleft() if self.again else next(self.tasks, None)
-
-    def _next_is_none(self) -> bool:
-        task = self._next()
-        if task is not None:
-            self.again.appendleft(task)
-        return task is None
+    def _give(self) -> bool:
+        """The next task to an actor; one that was lost before to an actor that has nothing else, and gets nothing."""
+        whole = next((one for one in self.idle if self.idle.count(one) == AHEAD), None)
+        if self.again and whole is not None:
+            task, actor = self.again.popleft(), whole
+            self.idle = [one for one in self.idle if one is not actor]
+        elif not self.again and self.idle and (found := next(self.tasks, None)) is not None:
+            task, actor = found, self.idle.pop(0)
+        else:
+            self.tasks_ended = self.tasks_ended or (not self.again and bool(self.idle))
+            return False
+        self.running[actor.work.remote(task.item)] = task, actor
+        return True
 
     def _begun(self, reference: Any) -> None:
         actor, deaths = self.starting.pop(reference)
@@ -151,7 +157,7 @@ class _Crew:
         result = self._result(reference, task.item)
         if not isinstance(result, _Died):
             del self.running[reference]
-            self.idle.append(actor)
+            self.idle += [actor] * (AHEAD if task.suspect else 1)
             yield result
             return
         self.idle = [one for one in self.idle if one is not actor]
@@ -163,6 +169,7 @@ class _Crew:
                 yield result
                 continue
             lost.append(task)
+            task.suspect = True
             if len(lost) == 1:  # actors do one after the other: it was at this one
                 task.deaths += 1
                 if task.deaths >= ATTEMPTS:
