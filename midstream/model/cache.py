@@ -122,8 +122,9 @@ def _ends(path: Path) -> str:
 def _sweep(folder: Path) -> None:
     """Removes what a process killed more than a day ago left half written."""
     for left in [*folder.glob(".new-*"), *folder.glob(".old-*")]:
-        if time.time() - left.stat().st_mtime > 86400:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has given it its name just now
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
