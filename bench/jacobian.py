@@ -88,9 +88,11 @@ def exact(model: Model, state: State, found: Tensor) -> dict[str, Tensor]:
 
 def sketched(model: Model, state: State, found: Tensor, passes: int, seed: int, judge: Judge) -> Sketch:
     """The sketch on ``found``, judged at every checkpoint that it reaches."""
+    sketch = Sketch.begin(model, seed)
     kept = state.load("sketch", model.anatomy.layers, model.anatomy.width)
     before, done, seconds = (float(value) for value in kept["counts"])
-    sketch = Sketch(kept["even"].to(model.device), int(before), int(done), seed)
+    if before:
+        sketch = Sketch(kept["even"].to(model.device), kept["basis"], seed, int(before), int(done))
     for batch, share in schedule(found, passes):
         if before > 0:  # the schedule is the same in every run
             before -= len(batch)
@@ -101,7 +103,7 @@ def sketched(model: Model, state: State, found: Tensor, passes: int, seed: int, 
         reached = [point for point in (*CHECKPOINTS, passes) if last < point <= sketch.passes]
         if reached or sketch.prompts % 24 == 0:
             counts = torch.tensor([sketch.prompts, sketch.passes, seconds], dtype=torch.float64)
-            state.keep("sketch", {"even": sketch.total.cpu(), "counts": counts})
+            state.keep("sketch", {"even": sketch.sums.cpu(), "basis": sketch.basis, "counts": counts})
         if reached:
             state.write(judge.line(sketch) | {"seconds_a_pass": round(seconds / sketch.passes, 3)})
     return sketch

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from midstream.lens.fit.jacobian import directions, pulled
+from midstream.lens.fit.jacobian import pulled
 from midstream.lens.lens import Lens
 from midstream.lens.passage import MIN_CONTEXT
 from midstream.model.forward import differentiable
@@ -81,7 +81,7 @@ def _kl(lens: Lens, model: Model, layers: list[int]) -> Errors:
 def _slopes(lens: Lens, model: Model, layers: list[int]) -> Errors:
     ids = torch.tensor([model.tokenizer.encode(PROBE * 3).ids[: model.context]], device=model.device)
     stream = differentiable(model.anatomy, ids)
-    along = directions(model.anatomy.width, 0, DIRECTIONS, 0)
+    along = torch.randn(DIRECTIONS, model.anatomy.width, generator=torch.Generator().manual_seed(0))
     true = torch.cat([pulled(stream, v[None].to(model.device)).cpu() for v in along], dim=1)  # [L, 8, d]
     stated = {layer: along @ lens.transports[layer].weight for layer in lens.transports}
     pairs = [(layer, layer + shift) for layer in layers for shift in (0, -1, 1) if layer + shift in lens.transports]

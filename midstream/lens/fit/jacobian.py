@@ -5,14 +5,16 @@ at h_l and averaged over P, of the sum over P of coordinate r of h_L (before the
 that row at every layer. J_l is the mean over prompts, J_L = I (Gurnee et al. 2026, "Verbalizable Representations Form a
 Global Workspace in Language Models").
 
-The cotangent may be any vector v; the pass then gives ``g = J_pᵀ v``. The sketch draws v from random orthogonal bases
-with ``|v|² = d``, so that ``E[v vᵀ] = I``, and estimates from N passes
+The cotangent may be any vector v; the pass then gives ``g = J_pᵀ v``. The sketch asks for the rows of an orthonormal
+basis, each of many prompts for a few, whole basis after whole basis in random order, and takes the mean of what each
+row was answered; a row that was never asked is that of the identity. With ``σ² = E |J_p - J|²`` over prompts
+(Frobenius) the expected squared error of N passes is ``σ² d / N`` where N is a multiple of d: that of an exact fit with
+as many passes. Independent signs would add ``|J|² (d - 1) / N``. Below d passes it is
+``(1 - N/d) |J - I|² + (N/d) σ²``.
 
-    J ≈ I + 1 / max(N, d) Σ v (g - v)ᵀ
-
-which is unbiased from d passes on. With ``σ² = E |J_p - J|²`` over prompts (Frobenius) its expected squared error is
-``σ² d / N`` where N is a multiple of d: that of an exact fit with as many passes. Independent signs would add
-``|J|² (d - 1) / N``. Below d passes it is ``(1 - N/d) |J - I|² + (N/d) σ²``: what was not asked stays as in I.
+The basis is that of the eigenvectors of the metric in which the logits see h_L (``output_basis``). What is uncertain in
+one direction then stays in it, so that the logits err as little as an exact fit's too; a basis drawn at random carries
+the noise of loud directions that the unembedding hardly sees into those that it sees best.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from midstream.errors import FitError, RequestError
+from midstream.model.anatomy import Anatomy, float32_copy
 from midstream.model.forward import differentiable
 from midstream.model.linear import FastLinear
 from midstream.model.model import Model
@@ -41,6 +44,11 @@ BATCH = 4
 """Prompts (exact: rows) in one pass; more is no faster on two cores."""
 ROUNDS = 4
 """Directions a prompt is asked about, so that its forward pass is a fifth of the cost."""
+
+ROWS = 4096
+"""Rows of the unembedding taken at once."""
+POINTS = 4
+"""At which the derivative of the final norm is taken."""
 
 Progress = Callable[[int], None]
 
@@ -76,7 +84,7 @@ def fit(
     Args:
         documents: token ids; prompts are their first ``LENGTH`` tokens, and only where that makes too few, later ones.
         passes: backward passes to spend; best a multiple of d. Exact: d a prompt, as many prompts as that allows.
-        seed: of the directions.
+        seed: of the order in which directions are asked.
         progress: called with the number of passes done.
 
     Raises:
@@ -92,12 +100,12 @@ def fit(
         raise RequestError(f"{passes} passes were asked for: expected 1 or more, best a multiple of {d}.")
     found = prompts(documents, passes // d if exact else -(-passes // ROUNDS), min(LENGTH, model.context))
     name = f"{'exact' if exact else 'sketched'}, {str(model.dtype).removeprefix('torch.')}"
-    total = torch.zeros(model.anatomy.layers, d, d, device=model.device)
     if exact:
+        total = torch.zeros(model.anatomy.layers, d, d, device=model.device)
         for number, prompt in enumerate(found):
             total += exact_jacobian(model, prompt, _later(progress, number * d))
         return JacobianFit(_maps(total / len(found)), len(found), d * len(found), name)
-    sketch = Sketch(total, 0, 0, seed)
+    sketch = Sketch.begin(model, seed)
     for batch, share in schedule(found, min(passes, d * len(found))):
         sketch.add(model, batch, share)
         if progress is not None:
@@ -157,15 +165,23 @@ class Sketch:
     """A sketched fit so far: what ``add`` has gathered, to go on from or to read.
 
     Attributes:
-        total: ``[L, d, d]`` float32, Σ v (g - v)ᵀ.
+        sums: ``[L, d, d]`` float32: row k is the sum of the answers to row k of the basis.
+        basis: ``[d, d]``, from ``output_basis``.
+        seed: of the order of the rows.
         prompts, passes: how many have been used.
-        seed: of the directions; pass i has direction i.
     """
 
-    total: Tensor
-    prompts: int
-    passes: int
+    sums: Tensor
+    basis: Tensor
     seed: int
+    prompts: int = 0
+    passes: int = 0
+
+    @classmethod
+    def begin(cls, model: Model, seed: int) -> Sketch:
+        """A sketch that has asked nothing yet."""
+        d = model.anatomy.width
+        return cls(torch.zeros(model.anatomy.layers, d, d, device=model.device), output_basis(model.anatomy), seed)
 
     def add(self, model: Model, batch: Tensor, passes: int) -> None:
         """Spends ``passes`` on prompts ``[b, n]``, in turn. Raises FitError as ``fit`` does."""
@@ -173,18 +189,19 @@ class Sketch:
         with _evaluation(model, batch) as stream:
             for start in range(0, passes, b):
                 count = min(b, passes - start)
-                v = torch.zeros(b, d)
-                v[:count] = directions(d, self.passes, count, self.seed)
-                g = pulled(stream, v)
-                v = v.to(self.total.device)
-                self.total += v.T @ (g.to(self.total.device) - v)
+                v, rows = torch.zeros(b, d), order(d, self.passes, count, self.seed)
+                v[:count] = self.basis[rows]
+                g = pulled(stream, v)[:, :count].to(self.sums.device)
+                self.sums.index_add_(1, rows.to(g.device), g)
                 self.passes += count
         self.prompts += b
 
     def jacobian(self) -> Tensor:
-        """The estimate, ``[L, d, d]``: I where nothing was asked."""
-        d = self.total.shape[-1]
-        return torch.eye(d, device=self.total.device) + self.total / max(self.passes, d)
+        """The estimate, ``[L, d, d]``: what was answered on average, the identity where nothing was asked."""
+        rows = order(len(self.basis), 0, self.passes, self.seed)
+        asked = torch.bincount(rows, minlength=len(self.basis)).to(self.sums.device)[:, None]
+        basis = self.basis.to(self.sums.device)
+        return basis.T @ torch.where(asked > 0, self.sums / asked.clamp(min=1), basis)
 
 
 def schedule(found: Tensor, passes: int) -> Iterator[tuple[Tensor, int]]:
@@ -197,22 +214,35 @@ def schedule(found: Tensor, passes: int) -> Iterator[tuple[Tensor, int]]:
         passes -= rounds * len(batch)
 
 
-def directions(d: int, first: int, count: int, seed: int) -> Tensor:
-    """Directions ``first`` to ``first + count`` of an endless list, ``[count, d]`` float32 of squared length d.
+def output_basis(anatomy: Anatomy) -> Tensor:
+    """Orthonormal rows ``[d, d]`` float32 on the CPU: eigenvectors of ``E[Gᵀ W_cᵀ W_c G]``, loudest last.
 
-    Every d of them, counted from the start, are orthogonal, and each is drawn uniformly, but for its sign.
+    W_c is the unembedding less its mean row, which moves all logits alike; G the derivative of the final norm, at
+    normal vectors drawn by a fixed seed.
     """
-    rows = [(i // d, i % d) for i in range(first, first + count)]
-    bases = {number: _basis(d, seed, number) for number in dict.fromkeys(number for number, _ in rows)}
-    return torch.stack([bases[number][row] for number, row in rows])
+    weight: Any = anatomy.unembedding.weight
+    d = anatomy.width
+    gram, mean = torch.zeros(d, d, dtype=torch.float64), weight.detach().double().mean(0).cpu()
+    for rows in weight.detach().split(ROWS):
+        centred = rows.double().cpu() - mean
+        gram += centred.T @ centred
+    if anatomy.final_norm is not None:
+        norm = float32_copy(anatomy.final_norm).double().cpu()
+        points = torch.randn(POINTS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        slopes = [torch.autograd.functional.jacobian(norm, point).double() for point in points]
+        gram = sum((slope.T @ gram @ slope for slope in slopes), torch.zeros_like(gram))
+    return torch.linalg.eigh(gram)[1].T.float().contiguous()
 
 
-@lru_cache(maxsize=2)
-def _basis(d: int, seed: int, number: int) -> Tensor:
-    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-    draw = torch.Generator().manual_seed(int(state[0]) >> 1)
-    # signs do not matter, since v enters twice: else those of r's diagonal would have to be undone (Mezzadri 2007)
-    return torch.linalg.qr(torch.randn(d, d, generator=draw))[0].T * d**0.5
+def order(d: int, first: int, count: int, seed: int) -> Tensor:
+    """Which row of the basis is asked at passes ``first`` to ``first + count``, ``[count]`` int64.
+
+    Every d of them, counted from the start, are all rows, in an order drawn by the seed.
+    """
+    numbers = range(first // d, (first + count - 1) // d + 1)
+    drawn = [np.random.default_rng([seed, number]).permutation(d) for number in numbers]
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *drawn])[first % d :][:count]
+    return torch.from_numpy(rows)
 
 
 def pulled(stream: Sequence[Tensor], v: Tensor) -> Tensor:

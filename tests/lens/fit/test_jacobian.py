@@ -13,14 +13,15 @@ from midstream.lens.fit.jacobian import (
     FIRST,
     LENGTH,
     Sketch,
-    directions,
     exact_jacobian,
     fit,
+    order,
+    output_basis,
     prompts,
     pulled,
     schedule,
 )
-from midstream.model.anatomy import find
+from midstream.model.anatomy import find, in_float32, logits
 from midstream.model.forward import differentiable
 from midstream.model.plain import PlainConfig, PlainLM
 from midstream.stream.capture import capture
@@ -105,7 +106,7 @@ def sketches(llama, passes, draws, found):
 
 
 def sketch_of(llama, passes, seed, found):
-    made = Sketch(torch.zeros(L, D, D), 0, 0, seed)
+    made = Sketch.begin(llama, seed)
     for batch, share in schedule(found, passes):
         made.add(llama, batch, share)
     assert made.passes == passes
@@ -131,26 +132,66 @@ def test_below_d_passes_the_sketch_keeps_what_it_knows(llama, exact_of):
 
 
 def test_a_sketch_goes_on_where_it_stopped(llama):
-    found = texts(8)
-    whole = sketch_of(llama, 40, 3, found)
-    part = Sketch(torch.zeros(L, D, D), 0, 0, 3)
-    for number, (batch, share) in enumerate(schedule(found, 40)):
-        part = Sketch(part.total.clone(), part.prompts, part.passes, 3)
+    found = texts(20)
+    whole = sketch_of(llama, 80, 3, found)
+    part = Sketch.begin(llama, 3)
+    for number, (batch, share) in enumerate(schedule(found, 80)):
+        part = Sketch(part.sums.clone(), part.basis, 3, part.prompts, part.passes)
         part.add(llama, batch, share)
         assert part.prompts == 4 * (number + 1)
-    assert torch.equal(whole.total, part.total)
+    assert torch.equal(whole.jacobian(), part.jacobian())
 
 
-def test_directions_are_orthogonal_seeded_and_uniform():
-    first, again = directions(D, 0, 2 * D, 5), directions(D, D - 3, 6, 5)
+def test_rows_asked_more_often_weigh_no_more(llama):
+    """40 passes for 32 rows: each row is the mean of its own answers."""
+    made, prompt = sketch_of(llama, 40, 3, texts(1).repeat(10, 1)), texts(1)[0]
+    torch.testing.assert_close(made.jacobian(), exact_jacobian(llama, prompt), rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_unembedding_does_not_see_adds_no_noise_to_what_it_sees():
+    """The logits' error is that of an exact fit of the same cost, also where loud coordinates are read weakly."""
+    reader = model("plain llama")
+    loud = torch.where(torch.arange(D) < D // 4, 8.0, 1.0)
+    with torch.no_grad():
+        reader.anatomy.blocks[-1].mlp.down_proj.weight *= loud[:, None]
+        reader.anatomy.unembedding.weight /= loud**2
+    weight = reader.anatomy.unembedding.weight.detach() * reader.anatomy.final_norm.weight.detach()
+    seen = torch.cov(weight.T, correction=0)
+    exact = torch.stack([exact_jacobian(reader, prompt) for prompt in texts(8)])
+    off = exact - exact.mean(0)
+    scatter = (seen @ off * off).sum((2, 3)).mean(0)
+    errors = sketches(reader, 2 * D, 12, texts(8).repeat(2, 1)) - exact.mean(0)
+    torch.testing.assert_close((seen @ errors * errors).sum((2, 3)).mean(0), scatter / 2, rtol=0.3, atol=0.0)
+    leaked = seen.trace() * off.square().sum((2, 3)).mean(0) / D
+    assert (leaked > 2 * scatter).all(), "or directions drawn at random would do as well, and this tests nothing"
+
+
+@pytest.mark.parametrize("model_type", ["plain llama", "gpt2", "gemma2", "bloom"])
+def test_the_basis_holds_the_logits_directions_apart(model_type):
+    anatomy = model(model_type).anatomy
+    basis = output_basis(anatomy)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(D), rtol=1e-5, atol=1e-5)
+    points = torch.randn(64, D, generator=torch.Generator().manual_seed(1))
+
+    def read(h):
+        return logits(anatomy, in_float32(anatomy.final_norm, h))
+
+    moved = [read(points + 0.01 * row) - read(points - 0.01 * row) for row in basis]
+    seen = torch.stack([move - move.mean(1, keepdim=True) for move in moved]).detach().flatten(1)
+    gram = seen @ seen.T
+    assert (gram.diagonal().diff() > -0.1 * gram.diagonal()[1:]).all(), "loudest last"
+    apart = (gram / gram.diagonal().sqrt() / gram.diagonal().sqrt()[:, None]).fill_diagonal_(0)
+    assert float(apart.abs().max()) < 0.3
+
+
+def test_every_row_is_asked_once_a_basis_in_another_order_each_time():
+    first, again = order(D, 0, 2 * D, 5), order(D, D - 3, 6, 5)
     assert torch.equal(first[D - 3 : D + 3], again)
-    for basis in first.split(D):
-        torch.testing.assert_close(basis @ basis.T, D * torch.eye(D), rtol=1e-4, atol=1e-3)
-    assert not torch.allclose(first[:D], first[D:])
-    assert not torch.allclose(first, directions(D, 0, 2 * D, 6))
-    many = torch.cat([directions(D, 0, D, seed) for seed in range(200)])
-    assert abs(float(many[:, 0].mean())) < 0.05
-    assert abs(float((many[:, 0] ** 4).mean()) / (3 * D / (D + 2)) - 1) < 0.1
+    for whole in first.split(D):
+        assert sorted(whole.tolist()) == list(range(D))
+    assert not torch.equal(first[:D], first[D:])
+    assert not torch.equal(first, order(D, 0, 2 * D, 6))
+    assert len(order(D, 0, 0, 5)) == 0
 
 
 def test_all_layers_share_a_pass_and_parameters_get_nothing(llama):
