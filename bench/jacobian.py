@@ -49,7 +49,7 @@ class State:
         path = self.folder / f"{name}.state"
         if path.exists():
             return load_file(path)
-        zeros = {part: torch.zeros(layers, d, d) for part in ("even", "odd")}
+        zeros = {part: torch.zeros(layers, d, d) for part in ("even", "odd")}  # of the exact fit
         return {**zeros, "counts": torch.zeros(3, dtype=torch.float64)}  # prompts, passes, seconds
 
     def keep(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -88,11 +88,15 @@ def exact(model: Model, state: State, found: Tensor) -> dict[str, Tensor]:
 
 def sketched(model: Model, state: State, found: Tensor, passes: int, seed: int, judge: Judge) -> Sketch:
     """The sketch on ``found``, judged at every checkpoint that it reaches."""
-    sketch = Sketch.begin(model, seed)
     kept = state.load("sketch", model.anatomy.layers, model.anatomy.width)
     before, done, seconds = (float(value) for value in kept["counts"])
-    if before:
-        sketch = Sketch(kept["even"].to(model.device), kept["basis"], seed, int(before), int(done))
+    if before and "basis" not in kept:
+        raise SystemExit(f"{state.folder} holds a sketch of another kind: give an empty folder.")
+    sketch = (
+        Sketch(kept["sums"].to(model.device), kept["basis"], seed, int(before), int(done))
+        if before
+        else Sketch.begin(model, seed)
+    )
     for batch, share in schedule(found, passes):
         if before > 0:  # the schedule is the same in every run
             before -= len(batch)
@@ -103,7 +107,7 @@ def sketched(model: Model, state: State, found: Tensor, passes: int, seed: int, 
         reached = [point for point in (*CHECKPOINTS, passes) if last < point <= sketch.passes]
         if reached or sketch.prompts % 24 == 0:
             counts = torch.tensor([sketch.prompts, sketch.passes, seconds], dtype=torch.float64)
-            state.keep("sketch", {"even": sketch.sums.cpu(), "basis": sketch.basis, "counts": counts})
+            state.keep("sketch", {"sums": sketch.sums.cpu(), "basis": sketch.basis, "counts": counts})
         if reached:
             state.write(judge.line(sketch) | {"seconds_a_pass": round(seconds / sketch.passes, 3)})
     return sketch

@@ -21,7 +21,7 @@ from midstream.cli.options import (
     RunnerName,
     Where,
     Workers,
-    errors,
+    bars,
     load_model,
     runner_of,
 )
@@ -142,28 +142,19 @@ def _folder(path: Path) -> Path:
 @contextmanager
 def _progress() -> Generator[Callable[[Update], None]]:
     """On standard error: a bar for the stage and the time left for the whole fit; one line a stage off a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = errors()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,}/{task.total:,} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        shown = _Shown(bars, bars.add_task("fit", total=1, unit="", rate="", left=""), console.is_terminal)
-        yield shown
+    counts = "{task.completed:,}/{task.total:,} {task.fields[unit]}"
+    with bars(counts, "{task.fields[rate]}", "{task.fields[left]}", left=False) as shown:
+        task = shown.add_task("fit", total=1, unit="", rate="", left="")
+        yield _Shown(shown, task, shown.console.is_terminal)
 
 
 class _Shown:
     """Turns updates into what a user sees."""
 
-    def __init__(self, bars: Any, task: Any, live: bool) -> None:
+    def __init__(self, shown: Any, task: Any, live: bool) -> None:
         from time import monotonic
 
-        self._bars, self._task, self._live, self._now = bars, task, live, monotonic
+        self._bars, self._task, self._live, self._now = shown, task, live, monotonic
         self._begun = self._stage_begun = monotonic()
         self._stage = ""
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from midstream.errors import RequestError
 
-    from rich.console import Console
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+    from pathlib import Path
+
+    from rich.progress import Progress, ProgressColumn
 
     from midstream.lens.lens import Lens
     from midstream.model.model import Model
@@ -73,11 +77,43 @@ def say_notes(lenses: Iterable[Lens]) -> None:
             print(f"midstream: {note}", file=sys.stderr)
 
 
-def errors() -> Console:
-    """A console on standard error, where progress and notes go."""
-    from rich.console import Console
+@contextmanager
+def bars(*columns: str | ProgressColumn, left: bool = True) -> Generator[Progress]:
+    """Progress on standard error, gone when it is done; nothing where that is no terminal.
 
-    return Console(stderr=True)
+    Args:
+        columns: what stands to the right of a task's description and bar: a column, or a text that formats ``task``.
+        left: say how long it will still take.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    shown = [TextColumn("{task.description}"), BarColumn()]
+    shown += [TextColumn(column) if isinstance(column, str) else column for column in columns]
+    shown += [TimeRemainingColumn()] if left else []
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+FIGURE = (".svg", ".png", ".pdf")
+"""What a figure's name may end in."""
+
+
+def check_targets(*files: tuple[str, Path | None, tuple[str, ...]]) -> None:
+    """Refuse, before long work, a file that cannot be written.
+
+    Args:
+        files: option, what was given, and what its name may end in.
+    """
+    from midstream.store.write import check_target
+
+    for option, path, endings in files:
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
+        check_target(path)
 
 
 def runner_of(model: Model, name: str, workers: int | None, address: str | None) -> Runner:

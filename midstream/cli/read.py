@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from midstream.cli.options import (
+    FIGURE,
     Device,
     Dtype,
     EngineName,
@@ -20,7 +21,8 @@ from midstream.cli.options import (
     ModelName,
     Precision,
     Seed,
-    errors,
+    bars,
+    check_targets,
     load_model,
     say_notes,
 )
@@ -163,20 +165,10 @@ def layers_of(given: str) -> list[int]:
 
 def _check_targets(color: str, html: Path | None, plot: Path | None, out: Path | None) -> None:
     """Refuse a file that cannot be written and a statistic that does not exist before the model is loaded."""
-    from midstream.store.write import check_target
     from midstream.view.chart import statistic
 
     statistic(color)
-    for option, path, endings in (
-        ("--html", html, (".html", ".htm")),
-        ("--plot", plot, (".svg", ".png", ".pdf")),
-        ("--out", out, (".parquet",)),
-    ):
-        if path is None:
-            continue
-        if path.suffix.lower() not in endings:
-            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
-        check_target(path)
+    check_targets(("--html", html, (".html", ".htm")), ("--plot", plot, FIGURE), ("--out", out, (".parquet",)))
 
 
 def _whole(model: Model, encoded: Encoded, request: Request) -> ReadingTable:
@@ -237,19 +229,16 @@ def _progress(tokens: int) -> Generator[Callable[[int], None] | None]:
     if tokens < LONG:
         yield None
         return
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import ProgressColumn
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Any) -> Text:
             return Text(f"{task.speed or 0:,.0f} tokens/s")
 
-    columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,} tokens"), Speed())
-    console = errors()
-    quiet = not console.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("reading", total=tokens)
-        yield lambda done: bar.update(task, completed=done)
+    with bars("{task.completed:,}/{task.total:,} tokens", Speed()) as shown:
+        task = shown.add_task("reading", total=tokens)
+        yield lambda done: shown.update(task, completed=done)
 
 
 def _command() -> str:

@@ -23,7 +23,7 @@ from midstream.cli.options import (
     RunnerName,
     Where,
     Workers,
-    errors,
+    bars,
     load_model,
     runner_of,
     say_notes,
@@ -114,7 +114,7 @@ def scan(
         strict=strict,
     )
     who = runner_of(loaded, runner, workers, address)
-    with _progress() as progress:
+    with _goes_on(out), _progress() as progress:
         result = run(loaded, text, out, wanted, options, work=Work(who, progress))
     _say(result)
     if result.documents and result.unreadable == result.documents:
@@ -159,27 +159,27 @@ def _share(text: str) -> float:
 
 
 @contextmanager
+def _goes_on(out: Path) -> Generator[None]:
+    """Says, where Ctrl-C ends the scan inside, what comes of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"midstream: whole shards are kept in {out}: the same command on the same text goes on.", file=sys.stderr)
+        raise
+
+
+@contextmanager
 def _progress() -> Generator[Callable[[Update], None]]:
     """On standard error, where that is a terminal: bytes of the corpus, tokens per second, rows, and what is left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = errors()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[counts]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield _Shown(bars, bars.add_task("checking", total=None, counts=""), console.is_terminal)
+    with bars("{task.percentage:>3.0f}%", "{task.fields[counts]}") as shown:
+        yield _Shown(shown, shown.add_task("checking", total=None, counts=""), shown.console.is_terminal)
 
 
 class _Shown:
     """Turns updates into what a user sees."""
 
-    def __init__(self, bars: Any, task: Any, live: bool) -> None:
-        self._bars, self._task, self._live = bars, task, live
+    def __init__(self, shown: Any, task: Any, live: bool) -> None:
+        self._bars, self._task, self._live = shown, task, live
         self._begun = self._said = 0.0
 
     def __call__(self, update: Update) -> None:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from midstream.cli.options import (
+    FIGURE,
     Device,
     Dtype,
     EngineName,
@@ -20,7 +21,8 @@ from midstream.cli.options import (
     ModelName,
     Precision,
     Where,
-    errors,
+    bars,
+    check_targets,
     load_model,
     say_notes,
 )
@@ -108,8 +110,6 @@ def score(
 
 def _check(corpus: str | None, prompts: list[Path], out: Path | None, plot: Path | None) -> None:
     """Refuse what cannot be read or written before the model is loaded."""
-    from midstream.store.write import check_target
-
     if corpus is None and not prompts:
         raise RequestError("nothing to score on: expected --corpus FILE, --prompts FILE, or both.")
     if corpus is None and plot is not None:
@@ -121,12 +121,7 @@ def _check(corpus: str | None, prompts: list[Path], out: Path | None, plot: Path
     for path in prompts:
         if not path.is_file():
             raise RequestError(f"--prompts {str(path)!r}: there is no such file; expected a prompt file.")
-    for option, path, endings in (("--out", out, (".parquet",)), ("--plot", plot, (".svg", ".png", ".pdf"))):
-        if path is None:
-            continue
-        if path.suffix.lower() not in endings:
-            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
-        check_target(path)
+    check_targets(("--out", out, (".parquet",)), ("--plot", plot, FIGURE))
 
 
 def _write(table: ScoreTable, out: Path | None, plot: Path | None) -> None:
@@ -143,18 +138,12 @@ def _write(table: ScoreTable, out: Path | None, plot: Path | None) -> None:
 @contextmanager
 def _progress() -> Generator[Callable[[str, int, int], None]]:
     """On standard error, where that is a terminal: what is done of each part, and what is left of it."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    console = errors()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        tasks: dict[str, TaskID] = {}
+    with bars("{task.completed:,}/{task.total:,}") as shown:
+        tasks: dict[str, Any] = {}
 
         def advance(counted: str, done: int, of: int) -> None:
             if counted not in tasks:
-                tasks[counted] = bars.add_task(counted, total=of)
-            bars.update(tasks[counted], completed=done)
+                tasks[counted] = shown.add_task(counted, total=of)
+            shown.update(tasks[counted], completed=done)
 
         yield advance

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from midstream.cli.fields import fields
-from midstream.cli.options import errors
-from midstream.errors import RequestError
+from midstream.cli.options import FIGURE, bars, check_targets
 
 if TYPE_CHECKING:
     from midstream.record import SummaryTable
@@ -91,7 +90,7 @@ def summary(
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals' draws.")] = 0,
 ) -> None:
     """Average a store's readings by layer, position, frequency or field, with intervals that count documents."""
-    _check_targets(out, plot)
+    check_targets(("--out", out, (".parquet",)), ("--plot", plot, FIGURE))
 
     from midstream.store.store import open_store
 
@@ -182,17 +181,6 @@ def _spaced(layers: list[int]) -> str:
     return f"{layers[0]} to {layers[-1]}" if steps == {1} else f"{layers[0]}, {layers[1]} ... {layers[-1]}"
 
 
-def _check_targets(out: Path | None, plot: Path | None) -> None:
-    from midstream.store.write import check_target
-
-    for option, path, endings in (("--out", out, (".parquet",)), ("--plot", plot, (".svg", ".png", ".pdf"))):
-        if path is None:
-            continue
-        if path.suffix.lower() not in endings:
-            raise RequestError(f"{option} {str(path)!r}: expected a name that ends in {' or '.join(endings)}.")
-        check_target(path)
-
-
 def _write(table: SummaryTable, out: Path | None, plot: Path | None) -> None:
     if out is not None:
         from midstream.store.write import write_summary
@@ -207,12 +195,6 @@ def _write(table: SummaryTable, out: Path | None, plot: Path | None) -> None:
 @contextmanager
 def _progress() -> Generator[Callable[[int, int], None]]:
     """On standard error, where that is a terminal: shards read, and what is left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = errors()
-    columns = (TextColumn("shards read"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=1)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+    with bars("{task.completed:,}/{task.total:,}") as shown:
+        task = shown.add_task("shards read", total=1)
+        yield lambda done, of: shown.update(task, completed=done, total=of)

@@ -21,6 +21,10 @@ GROUP = 64
 NEGLIGIBLE = 25.0
 """Logits this far below the largest so far add nothing that float32 could hold: e^-25 is 1.4e-11."""
 
+PART: Any = {"nogil": True, "cache": True, "forceinline": True}
+"""How a loop that another one calls is compiled: inlined always. Else the process that compiles calls one machine copy
+and later ones, from the cache, another, with other last bits."""
+
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 _MAXIMA = {"reassoc", "nsz", "nnan"}
 _f = np.float32
@@ -66,7 +70,7 @@ def exponential(d: Any) -> Any:
     return _i((_i(n) + _i(127)) << _i(23)).view(np.float32) * p
 
 
-@njit(fastmath=_MAXIMA, nogil=True, cache=True)
+@njit(fastmath=_MAXIMA, **PART)
 def maxima(z: Array, groups: Array) -> Any:
     """The largest of ``z`` ``[B]``; the largest of each ``GROUP`` is left in ``groups``."""
     count = z.shape[0]
@@ -89,7 +93,7 @@ def maxima(z: Array, groups: Array) -> Any:
     return largest
 
 
-@njit(nogil=True, cache=True)
+@njit(**PART)
 def keep_best(z: Array, groups: Array, start: int, top: Array, top_ids: Array) -> None:
     """Puts the tokens of ``z`` that beat the last of ``top`` in their place; an equal one of larger id stays behind."""
     last = top.shape[0] - 1
@@ -107,7 +111,7 @@ def keep_best(z: Array, groups: Array, start: int, top: Array, top_ids: Array) -
                     top_ids[at] = start + j
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def spread(z: Array, largest: Any, below: Array, e: Array) -> None:
     """``z - largest`` into ``below`` and its exponential into ``e``: what rows are compared with."""
     for j in range(z.shape[0]):
@@ -116,7 +120,7 @@ def spread(z: Array, largest: Any, below: Array, e: Array) -> None:
         e[j] = exponential(d)
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def weigh(z: Array, largest: Any, below: Array) -> Any:
     """Three sums over a stretch of a row: of e, e d and e r, with d = z - largest and e its exponential."""
     total = _f(0)
@@ -131,7 +135,7 @@ def weigh(z: Array, largest: Any, below: Array) -> Any:
     return total, own, reference
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def weigh_by_others(z: Array, largest: Any, e_reference: Array, e_base: Array) -> Any:
     """Two sums of a row: of e_r d and e_q d."""
     by_reference = _f(0)
@@ -143,7 +147,7 @@ def weigh_by_others(z: Array, largest: Any, e_reference: Array, e_base: Array) -
     return by_reference, by_base
 
 
-@njit(nogil=True, cache=True)
+@njit(**PART)
 def stretch(groups: Array, first: int, cut: Any) -> Any:
     """The next groups in a row whose largest reaches ``cut``, from ``first`` on: where they begin and end."""
     count = groups.shape[0]
@@ -155,7 +159,7 @@ def stretch(groups: Array, first: int, cut: Any) -> Any:
     return first, last
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def count_above(z: Array, value: Any) -> Any:
     """How many of ``z`` are larger than ``value``."""
     count = _i(0)
@@ -164,7 +168,7 @@ def count_above(z: Array, value: Any) -> Any:
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(**PART)
 def count_named(z: Array, start: int, largest: Any, tokens: Array, logits: Array, above: Array) -> None:
     """Adds to ``above`` ``[T]`` how many of ``z`` are larger than each named token's logit, itself left out."""
     for t in range(tokens.shape[0]):

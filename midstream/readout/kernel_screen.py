@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from midstream.readout.kernel import GROUP, Array, count_named, exponential, keep_best, maxima, stretch
+from midstream.readout.kernel import GROUP, PART, Array, count_named, exponential, keep_best, maxima, stretch
 
 NEGLIGIBLE = 20.0
 """Logits this far below the largest so far are left out: all of a large vocabulary there would add 1e-4."""
@@ -21,7 +21,7 @@ class Screened(NamedTuple):
     """The screened rows of a block, and what is summed over the blocks.
 
     Attributes:
-        row_of: ``[M, 4]`` float32: the row's scale, what the mean token row gives it, beta, 1 / LIMB.
+        row_of: ``[M, 4]`` float32: units of the row and of what is put back; what the mean token row gives it; beta.
         reference: ``[M]`` int64, which of the exact rows it is compared with, -1 for none.
         tokens, logits: ``[M, T]`` named tokens and their exact logits.
         largest: ``[M]`` float64, the largest logit so far.
@@ -50,22 +50,22 @@ class Vectors(NamedTuple):
     which: Array
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
-def logits_of(high: Array, low: Array, scales: Array, row: Array, z: Array) -> None:
-    """``z`` from the products of both limbs: ``row[0] * scale_v * (high + low / LIMB) + row[1] + row[2] * bias_v``.
+@njit(fastmath=_SUMS, **PART)
+def logits_of(whole: Array, within: Array, scales: Array, row: Array, z: Array) -> None:
+    """``z`` from both products: ``row[0] * scale_v * whole + row[1] * small_v * within + row[2] + row[3] * bias_v``.
 
     Args:
-        high, low: ``[B]`` int32.
-        scales: ``[2, B]`` float32, the scale and the bias of each token.
+        whole, within: ``[B]`` int32.
+        scales: ``[3, B]`` float32, both scales and the bias of each token.
         row: ``[4]``, as in ``Screened.row_of``.
     """
-    a, b, beta, limb = row[0], row[1], row[2], row[3]
-    scale, bias = scales[0], scales[1]
+    a, b, c, beta = row[0], row[1], row[2], row[3]
+    scale, small, bias = scales[0], scales[1], scales[2]
     for j in range(z.shape[0]):
-        z[j] = a * scale[j] * (_f(high[j]) + limb * _f(low[j])) + (b + beta * bias[j])
+        z[j] = a * scale[j] * _f(whole[j]) + b * small[j] * _f(within[j]) + (c + beta * bias[j])
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def weigh_screened(z: Array, largest: Any, r: Array, r_largest: Any) -> Any:
     """Four sums of a row: of e, e d, e (r - max r) and e^2, with d = z - largest and e its exponential."""
     total = _f(0)
@@ -83,21 +83,21 @@ def weigh_screened(z: Array, largest: Any, r: Array, r_largest: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def scan_screened(limbs: Array, start: int, order: Array, scales: Array, exact: Any, table: Screened) -> None:
-    """The rows ``order`` of a block of 8-bit products, ``limbs`` ``[2, M, B]`` int32, whose first token is ``start``.
+def scan_screened(products: Array, start: int, order: Array, scales: Array, exact: Any, table: Screened) -> None:
+    """The rows ``order`` of a block of 8-bit products ``[2, M, B]`` int32, whose first token is ``start``.
 
     Args:
-        scales: ``[2, B]``, as for ``logits_of``.
+        scales: ``[3, B]``, as for ``logits_of``.
         exact: logits ``[K, B]`` of the rows compared with, and the largest of each ``[K]``, float32.
         table: where the sums go.
     """
     row_of, reference, tokens, logits, so_far, block, above, seen, top, top_ids = table
     r, r_largest = exact
-    width = limbs.shape[2]
+    width = products.shape[2]
     groups = np.empty((width + GROUP - 1) // GROUP, np.float32)
     z = np.empty(width, np.float32)
     for i in order:
-        logits_of(limbs[0, i], limbs[1, i], scales, row_of[i], z)
+        logits_of(products[0, i], products[1, i], scales, row_of[i], z)
         largest = maxima(z, groups)
         if largest > top[i, top.shape[1] - 1]:
             keep_best(z, groups, start, top[i], top_ids[i])
@@ -153,7 +153,7 @@ def pull(order: Array, r: Array, block_largest: Array, e: Array, running: Any) -
             e[k, j] = exponential(r[k, j] - raised)
 
 
-@njit(fastmath=_SUMS, nogil=True, cache=True)
+@njit(fastmath=_SUMS, **PART)
 def dot(x: Array, w: Array) -> Any:
     """``sum x_j w_j`` in float32."""
     total = _f(0)

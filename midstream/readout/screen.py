@@ -1,8 +1,11 @@
 """The fast precision: 8-bit products decide which tokens float32 has to look at, and float32 puts its values back.
 
-The token rows, less their mean and rotated by a fixed random orthogonal matrix, are rounded to 8 bits; the vectors,
-rotated likewise, to two 8-bit limbs, so that practically all of the error is that of the token rows and is independent
-from token to token: Gaussian, its size known for every row. The rows that others are compared with are read exactly.
+The token rows, less their mean and rotated by a fixed random orthogonal matrix, are rounded to 8 bits, and the vectors
+likewise. What rounding a vector left over moves alike tokens together, and does not average out; so it is put back, in
+8 bits, within the quarter of the dimensions in which the token rows are longest (their principal plane), at a quarter
+of the cost, and the vector's unit is such that what is not put back moves the tokens that the vector favours by nothing
+on average. Beyond that the error is taken as independent from token to token: Gaussian, its size known for every row
+(what that leaves out is measured: ``measured.py``). The rows that others are compared with are read exactly.
 The best HEAD tokens and the named ones are scored in float32 and replace their screened values in the sums; of the
 remaining tail the errors average out. Rows for which that is not surely enough are read exactly.
 """
@@ -32,8 +35,11 @@ HEAD = 64
 SURE_RANK = 32
 """Ranks up to this one are exact."""
 
-LIMB = 254.0
-"""One unit of the second limb, in parts of one unit of the first."""
+PLANE = 4
+"""The principal plane has one in so many of the dimensions."""
+
+SAMPLE = 8
+"""It is that of every so many token rows, or of so many times d of them if that is more."""
 
 SIGMAS = 7.0
 """No screened logit is further from its exact value than this many standard deviations (1e9 logits: 6 occur)."""
@@ -57,15 +63,22 @@ class Rounded:
     Attributes:
         mean: ``[d]`` mean token row.
         rotation: ``[d, d]`` orthogonal.
+        spread: ``[d, d]`` second moments of the token rows, less their mean and rotated.
+        plane: ``[r, d]`` orthonormal rows, in rotated coordinates.
         tokens: ``[V, d]`` int8, of ``(weight - mean) @ rotation``.
-        scales: ``[2, V]`` float32: one unit of each token; its bias.
-        error: ``[V]`` length of each token's rounding error over the square root of d: times the length of a
-            vector, the standard deviation of that token's screened logit.
+        within: ``[V, r]`` int8, of the same within the plane.
+        scales: ``[3, V]`` float32: one unit of each token in ``tokens`` and in ``within``; its bias.
+        error: ``[2, V]`` root mean square of each token's rounding error, and of what of the token lies outside the
+            plane, over the dimensions of each: times the length of a vector, and of what is not put back of its own
+            rounding, the standard deviation of that token's screened logit.
     """
 
     mean: Tensor
     rotation: Tensor
+    spread: Tensor
+    plane: Tensor
     tokens: Tensor
+    within: Tensor
     scales: Tensor
     error: Tensor
 
@@ -76,20 +89,40 @@ def round_weight(reader: Reader) -> Rounded:
     vocabulary, width = weight.shape
     mean = weight.mean(0)
     rotation = _rotation(width)
+    sample = product(weight[:: max(1, min(SAMPLE, vocabulary // (SAMPLE * width)))] - mean, rotation.T)
+    spread = sample.T @ sample / len(sample)
+    plane = _plane(spread)
     tokens = torch.empty(vocabulary, width, dtype=torch.int8)
-    scales = torch.zeros(2, vocabulary)
-    error = torch.empty(vocabulary)
+    within = torch.empty(vocabulary, len(plane), dtype=torch.int8)
+    scales = torch.zeros(3, vocabulary)
+    error = torch.empty(2, vocabulary)
     for start in range(0, vocabulary, 4096):
         part = slice(start, min(start + 4096, vocabulary))
         turned = product(weight[part] - mean, rotation.T)
-        unit = (turned.abs().amax(1) / 127).clamp(min=1e-30)
-        rounded = (turned / unit[:, None]).round()
-        tokens[part] = rounded.to(torch.int8)
-        scales[0, part] = unit
-        error[part] = (turned - rounded * unit[:, None]).square().mean(1).sqrt()
+        inside = product(turned, plane)
+        tokens[part], scales[0, part], left = _eight_bits(turned)
+        within[part], scales[1, part], _ = _eight_bits(inside)
+        outside = turned.square().sum(1) - inside.square().sum(1)
+        error[0, part] = left.square().mean(1).sqrt()
+        error[1, part] = (outside.clamp(min=0) / (width - len(plane))).sqrt()
     if reader.bias is not None:
-        scales[1] = reader.bias
-    return Rounded(mean, rotation, tokens, scales, error)
+        scales[2] = reader.bias
+    return Rounded(mean, rotation, spread, plane, tokens, within, scales, error)
+
+
+def _eight_bits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows rounded to int8, one unit of each, and what was left over."""
+    unit = (x.abs().amax(1) / 127).clamp(min=1e-30)
+    whole = (x / unit[:, None]).round()
+    return whole.to(torch.int8), unit, x - whole * unit[:, None]
+
+
+def _plane(spread: Tensor) -> Tensor:
+    """Rows that span the directions in which ``spread`` is largest, none of them longer than another there."""
+    count = len(spread) // PLANE
+    if not bool(torch.isfinite(spread).all()):  # of a sick weight no row is sure, and all are read exactly
+        return torch.eye(len(spread))[:count]
+    return (_rotation(count) @ torch.linalg.eigh(spread)[1][:, -count:].T).contiguous()
 
 
 def _rotation(width: int) -> Tensor:
@@ -101,7 +134,7 @@ _held: dict[tuple[int, torch.Size], tuple[Tensor, Rounded]] = {}
 
 
 def rounded(reader: Reader) -> Rounded:
-    """The rounded unembedding, that of the last weight used being kept (28 MB for the default model)."""
+    """The rounded unembedding, that of the last weight used being kept (36 MB for the default model)."""
     probe = torch.randn(reader.weight.shape[1], generator=torch.Generator().manual_seed(1))
     # tells the content: another model's weight may come to lie at the same address
     mark = reader.weight @ probe if reader.bias is None else torch.cat([reader.weight @ probe, reader.bias])
@@ -173,7 +206,7 @@ class Pulls:
 
 
 class Screen:
-    """The screened rows of a stack: their limbs, running sums and best tokens."""
+    """The screened rows of a stack: their 8-bit vectors, running sums and best tokens."""
 
     def __init__(self, reader: Reader, rows: Stack, anchors: Tensor, logits: Tensor) -> None:
         place = torch.full((len(rows.x) + 1,), -1)  # the last entry is where -1 points
@@ -185,10 +218,10 @@ class Screen:
         self.reference, self.base = place[rows.reference[self.others]], place[rows.base[self.others]]
         self.tokens = rows.tokens[self.others].contiguous()
         self.logits = logits[self.others].contiguous()
-        self.limbs, row_of, self.length = _limbs(self.x, self.beta, self.weight)
+        self.whole, self.within, row_of, self.lengths = _screened(self.x, self.beta, self.weight)
         count = len(self.x)
         self.order = self.reference.argsort(stable=True).numpy()
-        self.products = torch.empty(2 * count, BLOCK, dtype=torch.int32)
+        self.products = torch.empty(2, count, BLOCK, dtype=torch.int32)
         self.running = np.zeros((5, count))
         self.running[0] = -np.inf
         self.rows = kernel_screen.Screened(
@@ -209,13 +242,14 @@ class Screen:
         count, width = len(self.x), part.stop - part.start
         if not count:
             return
-        out = self.products if width == BLOCK else torch.empty(2 * count, width, dtype=torch.int32)
-        multiply(self.limbs, self.weight.tokens[part].t(), out=out)
-        limbs = out.view(2, count, width).numpy()
+        out = self.products if width == BLOCK else torch.empty(2, count, width, dtype=torch.int32)
+        multiply(self.whole, self.weight.tokens[part].t(), out=out[0])
+        multiply(self.within, self.weight.within[part].t(), out=out[1])
+        products = out.numpy()
         scales = self.weight.scales[:, part].contiguous().numpy()
         exact = (r.numpy(), table.rows.block[0].astype(np.float32))
         fused.share(
-            lambda order: kernel_screen.scan_screened(limbs, part.start, order, scales, exact, self.rows),
+            lambda order: kernel_screen.scan_screened(products, part.start, order, scales, exact, self.rows),
             self.order,
             pool,
         )
@@ -238,7 +272,7 @@ class Screen:
         sums.by_base = pulls.on(self.x, self.beta, self.base)
         head = new[:, :HEAD].float()
         sums.top, sums.top_ids = best(head.masked_fill(top_ids < 0, -torch.inf), top_ids, top_k)
-        margin = SIGMAS * self.length * self.weight.error.max()
+        margin = SIGMAS * (self.lengths.square() @ self.weight.error.amax(1).square()).sqrt()
         limit = self.rows.top[:, -1] + margin.numpy()  # nothing outside the head is above this
         sums.above, unsure = self._ranks(head, torch.from_numpy(limit))
         unsure |= sums.top[:, -1] <= torch.from_numpy(limit)
@@ -248,7 +282,7 @@ class Screen:
 
     def _exact(self, ids: Tensor, rows: kernel_screen.Vectors, pool: ThreadPoolExecutor) -> Tensor:
         z = torch.zeros(ids.shape)
-        head = (self.reader.weight.numpy(), self.weight.scales[1].numpy())
+        head = (self.reader.weight.numpy(), self.weight.scales[2].numpy())
         fused.share(lambda order: kernel_screen.score(order, rows, head, ids.numpy(), z.numpy()), self.order, pool)
         return z.double()
 
@@ -259,8 +293,8 @@ class Screen:
         e_new = (new - largest[:, None]).exp().masked_fill(absent, 0)
         old = old.masked_fill(absent, 0)
         # frequent tokens have longer rows and larger errors: those of the tail are about those of the head's end
-        error = self.weight.error[ids[:, HEAD // 2 : HEAD]].square().mean(1)
-        variance = (self.length.square() * error).double()
+        error = self.weight.error[:, ids[:, HEAD // 2 : HEAD]].square().mean(2)
+        variance = (self.lengths.square() * error.T).sum(1).double()
         sd = ((squares - e_old.square().sum(1)).clamp(min=0) * variance).sqrt()
         total = total + (e_new - e_old).sum(1)
         sums = Sums(
@@ -287,11 +321,20 @@ class Screen:
         return above, unsure.any(1)
 
 
-def _limbs(x: Tensor, beta: Tensor, weight: Rounded) -> tuple[Tensor, Tensor, Tensor]:
-    """Both limbs ``[2M, d]`` int8, what ``logits_of`` needs of each row ``[M, 4]``, and their lengths ``[M]``."""
+def _screened(x: Tensor, beta: Tensor, weight: Rounded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows ``[M, d]`` and what is put back ``[M, r]`` in 8 bits, what ``logits_of`` needs ``[M, 4]``, and lengths.
+
+    The lengths ``[M, 2]`` are those of the row and of what is not put back. The tokens that a row favours lie, on
+    average, along ``spread`` times the row: what is not put back is made orthogonal to that.
+    """
     turned = product(x, weight.rotation.T)
-    unit = (turned.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
-    high = (turned / unit).round()
-    low = ((turned / unit - high) * LIMB).round()
-    row_of = torch.stack([unit[:, 0], x @ weight.mean, beta, torch.full_like(beta, 1 / LIMB)], 1)
-    return torch.cat([high, low]).to(torch.int8), row_of, turned.norm(dim=1)
+    whole, unit, left = _eight_bits(turned)
+    inside = product(left, weight.plane)
+    within, small, _ = _eight_bits(inside)
+    outside = left - product(inside, weight.plane.T.contiguous())
+    favoured = product(turned, weight.spread)
+    rounded = turned - left
+    more = (outside * favoured).sum(1) / (rounded * favoured).sum(1).clamp(min=1e-30)
+    outside -= more[:, None] * rounded
+    row_of = torch.stack([unit * (1 + more), small, x @ weight.mean, beta], 1)
+    return whole, within, row_of, torch.stack([turned.norm(dim=1), outside.norm(dim=1)], 1)

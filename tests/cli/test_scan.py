@@ -7,6 +7,7 @@ import json
 import pytest
 from conftest import SENTENCES
 
+from midstream.run import scan_work
 from midstream.store.store import create_or_resume, open_store
 
 
@@ -72,6 +73,25 @@ def test_another_model_is_refused(desk, midstream, monkeypatch, tmp_path):
     done = midstream(*BASE, "--lens", "input")
     assert "lens" in done.stderr
     assert path.exists()
+
+
+def test_interrupted_it_says_that_the_same_command_goes_on_and_it_does(desk, midstream, monkeypatch):
+    words = (*BASE, "--shard", "40")
+    read_shard = scan_work.read_shard
+
+    def interrupted(model, job, readers, shard):
+        if shard.number == 1:
+            raise KeyboardInterrupt
+        return read_shard(model, job, readers, shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan_work, "read_shard", interrupted)
+        done = midstream(*words)
+    assert done.exit_code == 130
+    assert "goes on" in done.stderr
+    again = midstream(*words)
+    assert again.exit_code == 0, again.output
+    assert "1 shard there already" in again.stdout
 
 
 def test_a_second_scan_at_once_is_refused(desk, midstream):

@@ -59,6 +59,60 @@ def test_every_promise_is_kept(size, bias):
         assert (np.abs(one.rank[high] / other.rank[high] - 1) < 0.2).all()
 
 
+def uneven(seed, vocabulary=8200, width=131):
+    """Token rows in clusters, of unequal spread by direction, with a common mean; and vectors with loud channels."""
+    draw = torch.Generator().manual_seed(seed)
+    root = torch.linalg.qr(torch.randn(width, width, generator=draw))[0] * torch.logspace(0, -1, width)
+    centres = torch.randn(60, width, generator=draw) @ root.T
+    rows = (
+        centres[torch.randint(0, 60, (vocabulary,), generator=draw)]
+        + torch.randn(vocabulary, width, generator=draw) @ root.T
+    )
+    weight = 0.3 * (rows + 2 * torch.randn(width, generator=draw))
+    weight[7] = 0
+    x = torch.randn(40, width, generator=draw) * torch.where(torch.arange(width) < 3, 10.0, 0.5)
+    x[5] = 0
+    return Reader(weight, torch.randn(vocabulary, generator=draw)), x
+
+
+def screened_logits(reader, x):
+    """``[M, V]`` float64, and the standard deviation that the screen takes each to have."""
+    weight = screen.round_weight(reader)
+    whole, within, row_of, lengths = screen._screened(x, torch.ones(len(x)), weight)
+    products = (whole.long() @ weight.tokens.long().T).int(), (within.long() @ weight.within.long().T).int()
+    z = np.empty((len(x), len(reader.weight)), np.float32)
+    for i in range(len(x)):
+        kernel_screen.logits_of(
+            products[0][i].numpy(), products[1][i].numpy(), weight.scales.numpy(), row_of[i].numpy(), z[i]
+        )
+    return z.astype(np.float64), (lengths.square() @ weight.error.square()).sqrt().double().numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_screened_logits_err_by_as_much_as_is_taken(seed):
+    reader, x = uneven(seed)
+    z, sd = screened_logits(reader, x)
+    true = reference.logits(reader, x).numpy()
+    some = np.arange(len(x)) != 5
+    np.testing.assert_allclose(z[5], true[5], atol=1e-6)
+    off = (z - true)[some] / sd[some]
+    assert 0.9 < off.std() < 1.1
+    assert np.abs(off).max() < screen.SIGMAS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_that_a_vector_favours_are_not_moved_together(seed):
+    """Their mean error is no larger than that of as many independent ones would be."""
+    reader, x = uneven(seed)
+    z, sd = screened_logits(reader, x)
+    true = reference.logits(reader, x).numpy()
+    p = np.exp(0.2 * (true - true.max(1, keepdims=True)))  # broad, so that many tokens count
+    p /= p.sum(1, keepdims=True)
+    moved, alone = (p * (z - true)).sum(1), np.sqrt((p**2 * sd**2).sum(1))
+    some = alone > 0
+    assert np.sqrt(np.mean((moved[some] / alone[some]) ** 2)) < 1.2
+
+
 def crowd(seed):
     """Three hundred token rows so alike that 8 bits cannot tell them apart, and vectors that put them all first."""
     reader, rows, _ = stream(seed, 0.3)
@@ -150,7 +204,7 @@ def test_measured_errors_keep_the_promises_and_name_columns():
         assert name in names or name.startswith("rank ")
         assert error["mean"] <= error["max"]
         assert error["mean"] < 3e-3
-    assert FAST["logprob"]["max"] < 2e-3
+    assert FAST["logprob"]["max"] < 4e-3, "2e-3 relative, and no log-probability that is asked for is far beyond 1"
     assert FAST["rank above 32, relative"]["max"] < 0.2
 
 

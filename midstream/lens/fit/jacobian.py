@@ -47,8 +47,8 @@ ROUNDS = 4
 
 ROWS = 4096
 """Rows of the unembedding taken at once."""
-POINTS = 4
-"""At which the derivative of the final norm is taken."""
+POINTS = 4096
+"""Points at which the derivative of the final norm is taken, times d; four or more."""
 
 Progress = Callable[[int], None]
 
@@ -99,7 +99,7 @@ def fit(
     if passes < 1:
         raise RequestError(f"{passes} passes were asked for: expected 1 or more, best a multiple of {d}.")
     found = prompts(documents, passes // d if exact else -(-passes // ROUNDS), min(LENGTH, model.context))
-    name = f"{'exact' if exact else 'sketched'}, {str(model.dtype).removeprefix('torch.')}"
+    name = f"{'exact' if exact else 'sketched in the basis of the logits'}, {str(model.dtype).removeprefix('torch.')}"
     if exact:
         total = torch.zeros(model.anatomy.layers, d, d, device=model.device)
         for number, prompt in enumerate(found):
@@ -190,9 +190,9 @@ class Sketch:
             for start in range(0, passes, b):
                 count = min(b, passes - start)
                 v, rows = torch.zeros(b, d), order(d, self.passes, count, self.seed)
-                v[:count] = self.basis[rows]
+                v[:count] = self.basis[rows] * d**0.5  # longer, so that small gradients do not vanish in float16
                 g = pulled(stream, v)[:, :count].to(self.sums.device)
-                self.sums.index_add_(1, rows.to(g.device), g)
+                self.sums.index_add_(1, rows.to(g.device), g / d**0.5)
                 self.passes += count
         self.prompts += b
 
@@ -201,7 +201,9 @@ class Sketch:
         rows = order(len(self.basis), 0, self.passes, self.seed)
         asked = torch.bincount(rows, minlength=len(self.basis)).to(self.sums.device)[:, None]
         basis = self.basis.to(self.sums.device)
-        return basis.T @ torch.where(asked > 0, self.sums / asked.clamp(min=1), basis)
+        with full_float32():
+            found = [basis.T @ torch.where(asked > 0, sums / asked.clamp(min=1), basis) for sums in self.sums]
+        return torch.stack(found)
 
 
 def schedule(found: Tensor, passes: int) -> Iterator[tuple[Tensor, int]]:
@@ -218,19 +220,24 @@ def output_basis(anatomy: Anatomy) -> Tensor:
     """Orthonormal rows ``[d, d]`` float32 on the CPU: eigenvectors of ``E[Gᵀ W_cᵀ W_c G]``, loudest last.
 
     W_c is the unembedding less its mean row, which moves all logits alike; G the derivative of the final norm, at
-    normal vectors drawn by a fixed seed.
+    normal vectors drawn by a fixed seed. Raises FitError for weights that are not finite.
     """
     weight: Any = anatomy.unembedding.weight
     d = anatomy.width
-    gram, mean = torch.zeros(d, d, dtype=torch.float64), weight.detach().double().mean(0).cpu()
-    for rows in weight.detach().split(ROWS):
-        centred = rows.double().cpu() - mean
-        gram += centred.T @ centred
+    gram, total = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    for part in weight.detach().split(ROWS):
+        rows = part.cpu().double()  # in this order: not every device has float64
+        gram += rows.T @ rows
+        total += rows.sum(0)
+    gram -= total[:, None] * total / len(weight)
     if anatomy.final_norm is not None:
-        norm = float32_copy(anatomy.final_norm).double().cpu()
-        points = torch.randn(POINTS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        slopes = [torch.autograd.functional.jacobian(norm, point).double() for point in points]
+        norm = float32_copy(anatomy.final_norm).cpu().double()
+        points = torch.randn(max(4, POINTS // d), 1, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        slope_at: Any = torch.autograd.functional.jacobian
+        slopes = [slope_at(norm, point)[0, :, 0].double() for point in points]
         gram = sum((slope.T @ gram @ slope for slope in slopes), torch.zeros_like(gram))
+    if not bool(torch.isfinite(gram).all()):
+        raise FitError("the unembedding or the final norm holds a number that is not finite: mend the model's weights.")
     return torch.linalg.eigh(gram)[1].T.float().contiguous()
 
 
