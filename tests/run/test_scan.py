@@ -158,6 +158,9 @@ def test_a_changed_corpus_is_refused_by_document(tiny, tmp_path):
         run(tiny, changed, out)
     with pytest.raises(RequestError, match="the corpus has changed"):
         run(tiny, written(tmp_path / "c.jsonl", old[:4]), out)
+    whole = open_store(out).entries[0].documents[1] + 1  # ends where a shard does, so that no shard has changed
+    with pytest.raises(RequestError, match="it ends with shard 0, and the store has shard 1 too"):
+        run(tiny, written(tmp_path / "d.jsonl", old[:whole]), out)
     assert run(tiny, written(tmp_path / "a.jsonl", old), out).shards == 0
 
 
