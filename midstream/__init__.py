@@ -1,6 +1,6 @@
 """midstream reads a language model in the middle of its thinking.
 
-The dozen names a user types; each is imported when first used, so that ``import midstream`` costs nothing.
+The names a user types; each is imported when first used, so that ``import midstream`` costs nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(cache, "16")
 
 __version__ = "0.1.0"
-__all__ = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
+__all__ = [
+    "Add", "Edit", "Interpolate", "Lens", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
+    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "read", "save_edits",
+    "scan", "score",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from midstream.facade import Lens, Reading, Score, Store, Summary, fit, load, open, read, scan, score
+    from midstream.facade import *
 
 
 def __getattr__(name: str) -> Any:

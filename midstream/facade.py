@@ -3,242 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from midstream.errors import RequestError, choices
+from midstream.handle import Lens, Reading, Sample, Score, Store, Summary, as_lens, open
 from midstream.lens.lens import Lens as LensValue
-from midstream.lens.read.request import ReadOptions, Request, request
+from midstream.lens.read.request import ReadOptions, request
 from midstream.model.load import load
 from midstream.model.model import Model
-from midstream.record import Array, ReadingTable, ScoreTable, SummaryTable
+from midstream.record import ReadingTable, ScoreTable
+from midstream.run.edit_spec import edits_of
+from midstream.run.edit_vector import Setting
 from midstream.run.score import ScoreOptions
 from midstream.run.score import score as run_score
-from midstream.run.text import encode, read_text, tracks
-from midstream.view.chart import DEFAULT
-
-if TYPE_CHECKING:
-    from midstream.store.query import Answer
-    from midstream.store.store import Store as StoreFiles
-
-__all__ = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
-
-
-@dataclass(frozen=True, eq=False)
-class Lens(LensValue):
-    """A lens with the ways to keep it; see ``lens.lens.Lens`` for what it is made of."""
-
-    def save(self, path: str | Path) -> None:
-        """Write it to one ``.safetensors`` file, whole or not at all. Raises RequestError when that cannot be done."""
-        from midstream.lens.file.artifact import save
-
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> Lens:
-        """The lens in a file, or whatever ``--lens`` names, checked against the model.
-
-        Args:
-            path: a lens file; with a model also the name of a kind, a tuned-lens folder, a Jacobian-lens ``.pt``, or
-                ``hf:OWNER/NAME/FILE``.
-            model: the model it is to read; None: only look at the file, unchecked.
-
-        Raises RequestError for a damaged file and for a lens of another model.
-        """
-        if model is None:
-            from midstream.lens.file.artifact import load
-
-            return as_lens(load(path))
-        from midstream.lens.file.find import find
-
-        return as_lens(find(model, path))
-
-
-def as_lens(lens: LensValue) -> Lens:
-    """The lens with the ways to keep it."""
-    return Lens(**{entry.name: getattr(lens, entry.name) for entry in fields(LensValue)})
-
-
-@dataclass(frozen=True, eq=False)
-class Reading(ReadingTable):
-    """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
-
-    In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
-    for the curves of the tokens that lead; a copy or a pickle does without.
-    """
-
-    _model: Model | None = field(default=None, repr=False, compare=False)
-    _request: Request | None = field(default=None, repr=False, compare=False)
-    _rows: int = field(default=0, repr=False, compare=False)
-
-    def show(self, statistic: str = DEFAULT) -> None:
-        """Print the grid to the terminal, coloured by ``statistic``."""
-        from rich.console import Console
-
-        from midstream.view.terminal import grid
-
-        Console().print(grid(self, statistic=statistic))
-
-    def html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
-        """The interactive grid as one self-contained page; written to ``path`` where given.
-
-        Raises RequestError when the file cannot be written; nothing is left of it then.
-        """
-        from midstream.store.write import atomic
-        from midstream.view.html import page
-
-        text = page(self, tracks=self._tracks(), title=title)
-        if path is not None:
-            with atomic(path) as file:
-                file.write_text(text, encoding="utf-8")
-        return text
-
-    def plot(
-        self, path: str | Path, *, statistic: str = DEFAULT, lenses: Sequence[str] | None = None, every: int = 1
-    ) -> None:
-        """Draw the grid as an SVG, PNG or PDF figure, by the ending of ``path``.
-
-        ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th layer, counted back from the last.
-        """
-        from midstream.view.plot import save
-
-        save(self, path, statistic=statistic, lenses=lenses, every=every)
-
-    def save(self, path: str | Path) -> None:
-        """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
-        from midstream.store.write import write_parquet
-
-        write_parquet(_parquet(path), [self])
-
-    def _repr_html_(self) -> str:
-        from midstream.view.html import fragment
-
-        return fragment(self, tracks=self._tracks())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the model, which may be large and cannot always be pickled."""
-        return self.__dict__ | {"_model": None, "_request": None}
-
-    def _tracks(self) -> dict[str, Array] | None:
-        picked = len(self) != self._rows
-        if self._model is None or self._request is None or picked:
-            return None
-        return tracks(self._model, self, self._request)
-
-
-@dataclass(frozen=True, eq=False)
-class Score(ScoreTable):
-    """A score with the ways to look at it; see ``ScoreTable`` for its columns and conversions."""
-
-    def show(self) -> None:
-        """Print the tables to the terminal."""
-        from rich.console import Console
-
-        from midstream.view.score_table import table
-
-        Console().print(table(self))
-
-    def plot(self, path: str | Path) -> None:
-        """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
-        from midstream.view.score_plot import save
-
-        save(self, path)
-
-    def save(self, path: str | Path) -> None:
-        """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
-        from midstream.store.write import write_score
-
-        write_score(_parquet(path), self)
-
-
-@dataclass(frozen=True, eq=False)
-class Summary(SummaryTable):
-    """Averages of a store with the ways to look at them; see ``SummaryTable`` for the columns and conversions."""
-
-    def show(self, *, every: int | None = None) -> None:
-        """Print the tables to the terminal; ``every`` k: each k-th layer, counted back from the last."""
-        from rich.console import Console
-
-        from midstream.view.summary_table import table
-
-        Console().print(table(self, every=every))
-
-    def plot(self, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
-        """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
-        from midstream.view.summary_plot import save
-
-        save(self, path, names=measures)
-
-    def save(self, path: str | Path) -> None:
-        """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
-        from midstream.store.write import write_summary
-
-        write_summary(_parquet(path), self)
-
-
-@dataclass(frozen=True)
-class Store:
-    """What a scan has kept, to be asked; made by ``open``.
-
-    Attributes:
-        files: the opened store: its ``path``, ``header`` (model, lenses, layers ...) and finished shards.
-    """
-
-    files: StoreFiles
-
-    def sql(self, text: str) -> Answer:
-        """The answer to one SELECT over ``readings``, ``documents``, ``positions``, ``tokens``, ``by_layer`` and, where
-        tokens were watched, ``watched``: ``.names``, ``.rows()``, ``.arrow()``, ``.pandas()``, ``.polars()``.
-
-        Raises RequestError for SQL that is wrong, writes, or reads other files.
-        """
-        from midstream.store.query import sql
-
-        return sql(self.files, text)
-
-    def summary(self, by: str = "layer", **options: Any) -> Summary:
-        """Averages with intervals that count documents; see ``store.summary.summary``.
-
-        Args:
-            by: ``layer``, ``position``, ``frequency`` (of the target in the store) or a field of the documents.
-            options: measures (names; None: the KLs, logprob, entropy, accuracy, agreement), cluster, min_context, seed.
-        """
-        from midstream.store.summary import summary
-
-        return _summary(summary(self.files, by, **_known(options)))
-
-    def difference(self, other: Store | str | Path, by: str = "layer", **options: Any) -> Summary:
-        """The same averages less those of another store, over the documents that both hold, paired by document."""
-        from midstream.store.difference import difference
-
-        less = other if isinstance(other, Store) else open(other)
-        return _summary(difference(self.files, less.files, by, **_known(options)))
-
-
-def open(path: str | Path) -> Store:
-    """The store in a folder that a scan has written, also one whose scan goes on. Raises RequestError for no store."""
-    from midstream.store.store import open_store
-
-    return Store(open_store(path))
-
-
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("measures", "cluster", "min_context", "seed")
-    if unknown := set(options) - set(names):
-        raise choices("option", min(unknown), names)
-    return options
-
-
-def _summary(table: SummaryTable) -> Summary:
-    return Summary(**{entry.name: getattr(table, entry.name) for entry in fields(SummaryTable)})
-
-
-def _parquet(path: str | Path) -> str | Path:
-    if Path(path).suffix != ".parquet":
-        raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
-    return path
+from midstream.run.text import encode, read_text
+from midstream.sample.anchor import Anchor
+from midstream.stream.change import Add, Interpolate, ProjectOut, Replace, Scale, SetCoordinates
+from midstream.stream.edit import Edit
+from midstream.stream.edit_file import load_edits, save_edits
+
+__all__ = [
+    "Add", "Edit", "Interpolate", "Lens", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
+    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "read", "save_edits",
+    "scan", "score",
+]  # fmt: skip
 
 
 def fit(
@@ -312,7 +103,8 @@ def scan(
     if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
         raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
     own = [entry.name for entry in fields(ScanOptions) if entry.name != "where"]
-    reads, works = list(ReadOptions.__annotations__), ["runner", "workers", "address"]
+    reads = [name for name in ReadOptions.__annotations__ if name not in ("edits", "versus")]
+    works = ["runner", "workers", "address"]
     if unknown := set(options) - {*own, *reads, *works}:
         raise choices("option", min(unknown), sorted({*own, *reads, *works}))
     asked: Any = {"top_k": 5, "seed": 0, **{name: options[name] for name in reads if name in options}}
@@ -371,17 +163,72 @@ def read(
         model: from ``load``.
         text: the text; read as it is.
         messages: instead of a text, chat messages ``{"role", "content"}`` put in the model's chat template.
-        options: see ``ReadOptions``: lens, layers, every, site, top_k, watch, precision, special.
+        options: see ``ReadOptions``: lens, layers, every, site, top_k, watch, precision, special, seed, edits, versus.
+            An edit may also be a text that describes it, as ``run.edit_spec`` says.
 
     Returns the reading, one row a lens, site, layer and position. Raises RequestError for what the model lacks.
     """
     if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
         raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
-    wanted = request(model, options)
     encoded = encode(model, text, messages, special=options.get("special", False))
+    if edits := options.get("edits", ()):
+        listed = [edits] if isinstance(edits, (str, Edit)) else list(edits)
+        options["edits"] = edits_of(Setting(model, encoded.ids, seed=options.get("seed") or 0), listed)
+    wanted = request(model, options)
     shown = {"text" if messages is None else "messages": shorten(repr(text if messages is None else messages), 200)}
     shown |= {name: shorten(repr(value), 200) for name, value in options.items()}
     call = ", ".join(f"{name}={value}" for name, value in shown.items())
     table = read_text(model, encoded, wanted, command=f"midstream.read(model, {call})")
     plain: dict[str, Any] = {entry.name: getattr(table, entry.name) for entry in fields(ReadingTable)}
     return Reading(**plain, _model=model, _request=wanted, _rows=len(table))
+
+
+def generate(
+    model: Model,
+    prompt: str | Sequence[str],
+    *,
+    edits: Sequence[Edit | str] | Edit | str = (),
+    anchor: Anchor | str | None = None,
+    read: ReadOptions | None = None,
+    **options: Any,
+) -> Sample:
+    """Continue a prompt, or several, under edits; ``midstream sample`` is the same on the command line.
+
+    Args:
+        model: from ``load``.
+        prompt: the text to continue, as it is.
+        edits: changes to the stream, as for ``read``; positions count from the start of each prompt, and vectors that
+            are taken from a text from the first one's.
+        anchor: moves what lies behind each generated token towards it: ``"15:0.1"``, as ``run.anchor_spec`` says.
+        read: what to read where each token is chosen, as for ``read``; None: nothing.
+        options: tokens, stop, seed, and those of ``sample.choose.Choice``: temperature, top_k, top_p, min_p,
+            repetition_penalty.
+
+    Returns what iterates as it goes. Raises RequestError, before anything runs, for what does not fit.
+    """
+    from midstream.run.anchor_spec import anchor_of
+    from midstream.run.sample import ends_of
+    from midstream.run.sample import sample as run_sample
+    from midstream.sample.choose import Choice
+    from midstream.sample.generate import Options
+
+    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
+        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    own, choice = ("tokens", "stop", "seed"), [entry.name for entry in fields(Choice)]
+    if unknown := set(options) - {*own, *choice}:
+        raise choices("option", min(unknown), [*own, *choice])
+    stop = options.get("stop", ())
+    prompts = [model.tokenizer.encode(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+    listed = [edits] if isinstance(edits, (str, Edit)) else list(edits)
+    setting = Setting(model, prompts[0].ids if prompts else [], generated=True, seed=options.get("seed", 0))
+    wanted = Options(
+        tokens=options.get("tokens", 50),
+        choice=Choice(**{name: options[name] for name in choice if name in options}),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        ends=ends_of(model),
+        seed=options.get("seed", 0),
+        edits=tuple(edits_of(setting, listed)),
+        anchor=anchor_of(model, anchor) if isinstance(anchor, str) else anchor,
+    )
+    asked = None if read is None else request(model, read)
+    return Sample(model, run_sample(model, prompts, wanted, asked), len(prompts))

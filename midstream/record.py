@@ -56,6 +56,15 @@ READING: tuple[Column, ...] = (
 )
 """The columns of a reading: one row per document, lens, site, layer and position, in this order."""
 
+VERSUS: tuple[Column, ...] = (
+    Column("unedited_logprob", "float32", True, "nats", "log-probability of the target without the edits"),
+    Column("unedited_rank", "int32", True, "", "its rank without them"),
+    Column("unedited_entropy", "float32", True, "nats", "entropy without them"),
+    Column("unedited_top_id", "int32", True, "", "best token without them"),
+    Column("kl_unedited", "float32", True, "nats", "KL(reading without the edits || this reading)"),
+)
+"""What a reading under edits has in addition where it is compared with one without; ``kl_input_lens`` is null there."""
+
 WATCHED: tuple[Column, ...] = (
     Column("doc_id", "int32", False, "", "order of the document in the corpus"),
     Column("position", "int32", False, "tokens", "from the document's first token"),
@@ -194,6 +203,11 @@ class Table:
         """Rows."""
         return len(next(iter(self.columns.values())))
 
+    @property
+    def declared(self) -> tuple[Column, ...]:
+        """The columns that this table has, in order."""
+        return self.DECLARED
+
     def pick(self, mask: Array) -> Self:
         """The rows where ``mask`` (bool, one entry a row) is true."""
         return replace(self, columns={name: values[mask] for name, values in self.columns.items()})
@@ -201,7 +215,7 @@ class Table:
     def arrow(self) -> Any:
         """A ``pyarrow.Table`` with nulls where undefined. Raises MissingPackageError without pyarrow."""
         pa = _package("pyarrow", "arrow")
-        types = {column.name: _arrow_type(pa, column.dtype) for column in self.DECLARED}
+        types = {column.name: _arrow_type(pa, column.dtype) for column in self.declared}
         return pa.table({name: pa.array(as_list(self.columns[name]), kind) for name, kind in types.items()})
 
     def pandas(self) -> Any:
@@ -219,7 +233,8 @@ class ReadingTable(Table):
     """Readings as columns, with what is needed to label and reproduce them.
 
     Attributes:
-        columns: as declared in ``READING``; ``top_ids`` and ``top_logprobs`` are ``[rows, k]``.
+        columns: as declared in ``READING``; ``top_ids`` and ``top_logprobs`` are ``[rows, k]``. Where a reading under
+            edits is compared with one without, those of ``VERSUS`` follow.
         positions: the table ``POSITIONS``.
         watched: the table ``WATCHED``; zero rows when nothing was watched.
         vocabulary: token id -> token text, for every id that occurs in any column.
@@ -233,6 +248,11 @@ class ReadingTable(Table):
     layers: int
     DECLARED: ClassVar[tuple[Column, ...]] = READING
 
+    @property
+    def declared(self) -> tuple[Column, ...]:
+        """As ``Table.declared``."""
+        return (*READING, *VERSUS) if VERSUS[-1].name in self.columns else READING
+
     def keys(self) -> list[tuple[str, str]]:
         """The (lens, site) pairs that occur, in order of first appearance."""
         pairs = zip(self.columns["lens"].tolist(), self.columns["site"].tolist(), strict=True)
@@ -240,7 +260,7 @@ class ReadingTable(Table):
 
     def json(self) -> str:
         """One JSON document: ``{"schema", "provenance", "columns"}``; undefined is null; ``top_tokens`` are added."""
-        columns = {column.name: as_list(self.columns[column.name]) for column in READING}
+        columns = {column.name: as_list(self.columns[column.name]) for column in self.declared}
         top = self.columns["top_ids"].tolist()
         columns["top_tokens"] = [[self.vocabulary.get(i) for i in row] for row in top]
         document = {"schema": SCHEMA, "provenance": asdict(self.provenance), "columns": columns}

@@ -17,7 +17,7 @@ from midstream.cli.main import app
 from midstream.lens.file.artifact import save
 from midstream.lens.score.causal_estimates import UNITS as CAUSAL
 from midstream.lens.score.estimates import MEASURES
-from midstream.record import READING, SCORE
+from midstream.record import READING, SCORE, VERSUS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -119,7 +119,7 @@ def test_every_option_is_documented():
 
 def test_every_column_is_documented():
     text = (ROOT / "docs" / "statistics.md").read_text()
-    missing = [column.name for column in READING if f"`{column.name}`" not in text]
+    missing = [column.name for column in (*READING, *VERSUS) if f"`{column.name}`" not in text]
     assert not missing
 
 

@@ -11,8 +11,9 @@ from midstream.run.text import FOLLOWED, tracks
 
 
 def test_names_are_few_and_lazy():
-    names = ["Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"]
-    assert ms.__all__ == names
+    kinds = {"Add", "Interpolate", "ProjectOut", "Replace", "Scale", "SetCoordinates"}
+    names = {"Edit", "Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"}
+    assert {*ms.__all__} == kinds | names | {"Sample", "generate", "load_edits", "save_edits"}
     with pytest.raises(AttributeError, match="load"):
         ms.laod  # noqa: B018  the attribute access is the test
 

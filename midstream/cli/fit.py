@@ -25,8 +25,8 @@ from midstream.cli.options import (
     load_model,
     runner_of,
 )
-from midstream.cli.read import layers_of
 from midstream.errors import RequestError
+from midstream.run.numbers import numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,7 +79,7 @@ def fit(
         kinds=tuple(parse(kind) for kind in kinds),
         tokens=tokens,
         site=site,
-        layers=None if layers is None else tuple(layers_of(layers)),
+        layers=None if layers is None else tuple(numbers("layers", layers)),
         seed=seed,
         cluster=cluster,
         memory=None if memory is None else _bytes(memory),

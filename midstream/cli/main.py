@@ -13,6 +13,7 @@ from midstream.cli.fit import fit
 from midstream.cli.lens import app as lens
 from midstream.cli.query import query
 from midstream.cli.read import read
+from midstream.cli.sample import sample
 from midstream.cli.scan import scan
 from midstream.cli.score import score
 from midstream.cli.store import app as store
@@ -73,6 +74,7 @@ def about(
 
 
 app.command()(read)
+app.command()(sample)
 app.command()(anatomy)
 app.command()(fit)
 app.command()(score)

@@ -43,6 +43,10 @@ Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of every random draw, recorded; a plain reading draws nothing.")
 ]
 
+EditTexts = Annotated[
+    list[str] | None,
+    typer.Option("--edit", help="Change the stream, as docs/edit.md says; may be given again.", show_default=False),
+]
 Layers = Annotated[str | None, typer.Option("--layers", help="For example 0,8,16 or 0-8,30; -1 is the last.")]
 Every = Annotated[int, typer.Option("--every", help="Every k-th layer, counted back from the last.")]
 Where = Annotated[

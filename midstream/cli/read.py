@@ -15,6 +15,7 @@ from midstream.cli.options import (
     FIGURE,
     Device,
     Dtype,
+    EditTexts,
     EngineName,
     Every,
     Layers,
@@ -27,6 +28,7 @@ from midstream.cli.options import (
     say_notes,
 )
 from midstream.errors import RequestError
+from midstream.run.numbers import numbers
 from midstream.view.chart import DEFAULT
 
 if TYPE_CHECKING:
@@ -34,12 +36,10 @@ if TYPE_CHECKING:
     from midstream.model.model import Model
     from midstream.model.tokenizer import Encoded
     from midstream.record import ReadingTable
+    from midstream.stream.edit import Edit
 
 LONG = 256
 """Tokens from which on progress is shown."""
-
-MOST_LAYERS = 10_000
-"""Layers that a range may name; no model has as many."""
 
 Format = Literal["grid", "json", "csv"]
 
@@ -69,9 +69,13 @@ def read(
     watch: Annotated[
         list[str] | None, typer.Option("--watch", help='Follow this token at every layer, for example " Paris".')
     ] = None,
+    edit: EditTexts = None,
+    versus: Annotated[bool, typer.Option("--versus", help="Beside the edited run also read the unedited one.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Put the text in the model's chat template.")] = False,
     special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the text.")] = False,
-    color: Annotated[str, typer.Option("--color", help="Statistic that colours the grid and the figure.")] = DEFAULT,
+    color: Annotated[
+        str | None, typer.Option("--color", help="Statistic that colours the grid and the figure.", show_default=False)
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the interactive page here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure here: .svg, .png or .pdf.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write every column here: .parquet.")] = None,
@@ -85,45 +89,54 @@ def read(
     seed: Seed = None,
 ) -> None:
     """Read one text: what each layer already believes about the next token."""
-    given = _text(text, file)
+    given = text_of(text, file)
     if not given:
         raise RequestError("the text is empty: expected at least two tokens to read.")
+    color = color or ("kl_unedited" if versus else DEFAULT)
     _check_targets(color, html, plot, out)
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
     from midstream.lens.read.request import request
-    from midstream.run.text import check_page, encode
+    from midstream.run.text import encode
 
+    messages = [{"role": "user", "content": given}] if chat else None
+    encoded = encode(loaded, None if chat else given, messages, special=special)
     wanted = request(
         loaded,
         {
             "lens": lens or None,
-            "layers": None if layers is None else layers_of(layers),
+            "layers": None if layers is None else numbers("layers", layers),
             "every": every,
             "site": site or None,
             "top_k": top_k,
             "watch": watch or (),
             "precision": precision,
             "seed": seed,
+            "edits": _edits(loaded, encoded, edit, seed),
+            "versus": versus,
         },
     )
     say_notes(wanted.lenses)
-    messages = [{"role": "user", "content": given}] if chat else None
-    encoded = encode(loaded, None if chat else given, messages, special=special)
-    printed = output or (None if out else "grid")
-    if html:
-        check_page(encoded, wanted)
-    if printed or html or plot:
-        table = _whole(loaded, encoded, wanted)
-        _write(table, out)
-        if html:
-            _page(html, loaded, table, wanted)
-        _draw(table, plot, printed, color)
-    elif out:
+    if out and not (output or html or plot):
         _stream(loaded, encoded, wanted, out)
+        return
+    table = _whole(loaded, encoded, wanted, page=html is not None)
+    _write(table, out)
+    _page(html, loaded, table, wanted)
+    _draw(table, plot, output or (None if out else "grid"), color)
 
 
-def _text(text: str | None, file: Path | None) -> str:
+def _edits(model: Model, encoded: Encoded, given: list[str] | None, seed: int | None) -> list[Edit]:
+    """The edits that the options describe."""
+    if not given:
+        return []
+    from midstream.run.edit_spec import edits_of
+    from midstream.run.edit_vector import Setting
+
+    return edits_of(Setting(model, encoded.ids, seed=seed or 0), given)
+
+
+def text_of(text: str | None, file: Path | None) -> str:
     """What the user gave, as text. Raises RequestError where it is missing, twice there, unreadable or not UTF-8."""
     if text is not None and file is not None:
         raise RequestError("a text and --file were given: expected one of the two.")
@@ -148,21 +161,6 @@ def _text(text: str | None, file: Path | None) -> str:
         ) from error
 
 
-def layers_of(given: str) -> list[int]:
-    """``0,8,16`` or ``0-8,30`` as numbers; a leading minus counts from the end."""
-    layers: list[int] = []
-    for piece in given.split(","):
-        first, dash, last = piece.strip().partition("-") if piece.strip()[:1] != "-" else (piece.strip(), "", "")
-        try:
-            low, high = int(first), int(last if dash else first)
-            if not 0 <= high - low < MOST_LAYERS:
-                raise ValueError
-            layers += range(low, high + 1)
-        except ValueError:
-            raise RequestError(f"layers {given!r}: expected numbers and ranges such as 0,8,16 or 0-8,30.") from None
-    return layers
-
-
 def _check_targets(color: str, html: Path | None, plot: Path | None, out: Path | None) -> None:
     """Refuse a file that cannot be written and a statistic that does not exist before the model is loaded."""
     from midstream.view.chart import statistic
@@ -171,9 +169,12 @@ def _check_targets(color: str, html: Path | None, plot: Path | None, out: Path |
     check_targets(("--html", html, (".html", ".htm")), ("--plot", plot, FIGURE), ("--out", out, (".parquet",)))
 
 
-def _whole(model: Model, encoded: Encoded, request: Request) -> ReadingTable:
-    from midstream.run.text import read_text
+def _whole(model: Model, encoded: Encoded, request: Request, *, page: bool) -> ReadingTable:
+    """The reading as one table; with ``page`` one that a page can hold."""
+    from midstream.run.text import check_page, read_text
 
+    if page:
+        check_page(encoded, request)
     with _progress(len(encoded.ids)) as advance:
         return read_text(model, encoded, request, command=_command(), progress=advance)
 
@@ -194,7 +195,9 @@ def _write(table: ReadingTable, out: Path | None) -> None:
         write_parquet(out, [table])
 
 
-def _page(path: Path, model: Model, table: ReadingTable, request: Request) -> None:
+def _page(path: Path | None, model: Model, table: ReadingTable, request: Request) -> None:
+    if path is None:
+        return
     from midstream.run.text import tracks
     from midstream.store.write import atomic
     from midstream.view.html import page

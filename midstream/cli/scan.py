@@ -28,8 +28,8 @@ from midstream.cli.options import (
     runner_of,
     say_notes,
 )
-from midstream.cli.read import layers_of
 from midstream.errors import RequestError, choices
+from midstream.run.numbers import numbers
 
 if TYPE_CHECKING:
     from midstream.run.scan import ScanResult, Update
@@ -93,7 +93,7 @@ def scan(
         loaded,
         {
             "lens": lens or None,
-            "layers": None if kept.layers is None else layers_of(kept.layers),
+            "layers": None if kept.layers is None else numbers("layers", kept.layers),
             "every": every,
             "site": site or None,
             "top_k": top_k,

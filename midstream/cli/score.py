@@ -26,8 +26,8 @@ from midstream.cli.options import (
     load_model,
     say_notes,
 )
-from midstream.cli.read import layers_of
 from midstream.errors import RequestError
+from midstream.run.numbers import numbers
 
 if TYPE_CHECKING:
     from midstream.record import ScoreTable
@@ -84,7 +84,7 @@ def score(
     options = ScoreOptions(
         tokens=tokens,
         positions=positions,
-        layers=None if layers is None else layers_of(layers),
+        layers=None if layers is None else numbers("layers", layers),
         every=every,
         where=where or (),
         cluster=cluster,

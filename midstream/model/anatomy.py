@@ -79,6 +79,10 @@ class Anatomy:
         rows = (weight if ids is None else weight[ids]).float() * self.embedding_scale
         return rows if self.embedding_norm is None else in_float32(self.embedding_norm, rows)
 
+    def output_rows(self, ids: Tensor) -> Tensor:
+        """Rows of the unembedding by which the normed stream is multiplied, float32: ``[n]`` ids -> ``[n, d]``."""
+        return _weight(self.unembedding).detach()[ids].float()
+
 
 def in_float32(norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(x)`` computed in float32 with a float32 copy of the module's weights; shape and device as given."""

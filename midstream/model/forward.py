@@ -23,19 +23,22 @@ CACHE_NAMES = ("past_key_values", "cache")
 """What the forward of a trunk calls its cache: transformers up to 5.23, and from 5.24 on."""
 
 
-def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: object | None = None) -> None:
+def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | Sight | None = None, cache: object | None = None) -> None:
     """Run the trunk on ``ids`` for what hooks see of it, without dropout; nothing is returned, no logits are computed.
 
     Args:
         ids: ``[b, t]`` int64.
         mask: 1 at real tokens, 0 at padding, left or right; ``[b, t]``, with a cache that holds ``p`` positions
-            ``[b, p + t]``. ``None``: no padding.
+            ``[b, p + t]``. ``None``: no padding. Or a ``Sight``, without a cache.
         cache: from ``new_cache``; the pass continues after what it holds, and adds to it.
 
     Raises:
         RequestError: if the shapes do not fit together, or the family cannot be padded on the left.
     """
-    past = 0 if cache is None else int(cache.get_seq_length())  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(mask, Sight):
+        _run(anatomy, ids, mask.additive(ids.device, next(anatomy.blocks[0].parameters()).dtype), mask.positions, None)
+        return
+    past = held(cache)
     if mask is not None and mask.shape != (ids.shape[0], past + ids.shape[1]):
         raise RequestError(
             f"the mask has shape {list(mask.shape)}, expected {[ids.shape[0], past + ids.shape[1]]}: "
@@ -43,7 +46,33 @@ def run(anatomy: Anatomy, ids: Tensor, *, mask: Tensor | None = None, cache: obj
         )
     if mask is not None and not family(anatomy.family).left_padding and not bool(mask[:, 0].all()):
         raise RequestError(f"{anatomy.family} models must be padded on the right: left padding moves their positions.")
-    positions = positions_of(ids, mask, past)
+    _run(anatomy, ids, mask, positions_of(ids, mask, past), cache)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Which positions see which, where it is not simply all earlier ones.
+
+    Attributes:
+        seen: ``[t, t]`` bool, row by column: the position of that row attends to that column.
+        positions: ``[1, t]`` int64, where each stands in its text; two may stand at one place.
+    """
+
+    seen: Tensor
+    positions: Tensor
+
+    def additive(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """``[1, 1, t, t]``: 0 where it attends, else the lowest number, as every attention implementation takes it."""
+        hidden = torch.full(self.seen.shape, torch.finfo(dtype).min, dtype=dtype, device=device)
+        return hidden.masked_fill(self.seen.to(device), 0.0)[None, None]
+
+
+def held(cache: object | None) -> int:
+    """Positions that a cache holds."""
+    return 0 if cache is None else int(cache.get_seq_length())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _run(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: object | None) -> None:
     arguments = {
         "attention_mask": mask,
         "position_ids": positions,
@@ -83,7 +112,7 @@ def call(module: nn.Module, ids: Tensor, arguments: Mapping[str, Any]) -> Any:
     """
     taken = inspect.signature(module.forward).parameters
     mask = arguments.get("attention_mask")
-    if mask is not None and "attention_mask" not in taken and bool((mask[:, 1:] > mask[:, :-1]).any()):
+    if mask is not None and "attention_mask" not in taken and bool((mask[..., 1:] > mask[..., :-1]).any()):
         raise ModelError(f"{type(module).__name__} takes no attention_mask: pad its texts on the right only.")
     given = {name: value for name, value in arguments.items() if value is not None and name in taken}
     return module(input_ids=ids, **given)
@@ -103,7 +132,7 @@ def seen(
     ids: Tensor,
     taps: Sequence[Tap],
     *,
-    mask: Tensor | None = None,
+    mask: Tensor | Sight | None = None,
     cache: object | None = None,
     changes: Changes = Changes(),
 ) -> list[Tensor]:
@@ -243,3 +272,22 @@ def expanded(cache: object, b: int) -> object | None:
     copy = deepcopy(cache)
     copy.batch_repeat_interleave(b)
     return copy
+
+
+def rewindable(cache: object) -> bool:
+    """Makes ready a cache that is still empty for ``rewind``; False for one that cannot be taken back (recurrences)."""
+    if hasattr(cache, "rewind"):
+        return True
+    if not getattr(cache, "is_croppable", False):
+        return False
+    cache.activate_past_recording()  # pyright: ignore[reportAttributeAccessIssue]  sliding windows keep what they would drop
+    return True
+
+
+def rewind(cache: object, tokens: int) -> None:
+    """Takes the last ``tokens`` positions out of a cache that ``rewindable`` has made ready."""
+    own = getattr(cache, "rewind", None)
+    if callable(own):
+        own(tokens)
+    else:
+        cache.crop(-tokens)  # pyright: ignore[reportAttributeAccessIssue]

@@ -45,7 +45,7 @@ class PlainCache:
     """Keys and values of the positions seen so far: of each layer, two tensors ``[b, K, s, c]``."""
 
     def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def get_seq_length(self) -> int:
         """Number s of positions held."""
@@ -53,17 +53,18 @@ class PlainCache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Appends ``[b, K, t, c]`` to a layer; gives its keys and values of all s + t positions."""
-        if layer == len(self.layers):
-            self.layers.append((k, v))
-        else:
-            old_k, old_v = self.layers[layer]
-            self.layers[layer] = (torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2))
+        old = self.layers.get(layer)
+        self.layers[layer] = (k, v) if old is None else (torch.cat([old[0], k], dim=2), torch.cat([old[1], v], dim=2))
         return self.layers[layer]
+
+    def rewind(self, tokens: int) -> None:
+        """Forgets the last ``tokens`` positions."""
+        self.layers = {layer: (k[:, :, :-tokens], v[:, :, :-tokens]) for layer, (k, v) in self.layers.items()}
 
     def expanded(self, b: int) -> PlainCache:
         """A new cache in which the one text of this one stands ``b`` times."""
         copy = PlainCache()
-        copy.layers = [(k.expand(b, -1, -1, -1), v.expand(b, -1, -1, -1)) for k, v in self.layers]
+        copy.layers = {n: (k.expand(b, -1, -1, -1), v.expand(b, -1, -1, -1)) for n, (k, v) in self.layers.items()}
         return copy
 
 
@@ -111,8 +112,11 @@ def visible(attention_mask: Tensor | None, t: int, s: int, device: torch.device)
     """Which of s + t keys each of the t new positions may look at: bool ``[b or 1, 1, t, s + t]``.
 
     ``attention_mask`` is ``[b, s + t]``, 0 at padding. A padding position sees itself, so that its softmax is over
-    something; nothing else sees it. ``None`` is the plain triangle, for which PyTorch has a faster path.
+    something; nothing else sees it. ``None`` is the plain triangle, for which PyTorch has a faster path. One of four
+    dimensions, to be added to the scores, says it all.
     """
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return attention_mask
     if attention_mask is not None and bool(attention_mask.all()):
         attention_mask = None
     if attention_mask is None and s == 0:

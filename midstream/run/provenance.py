@@ -12,6 +12,7 @@ import torch
 from midstream.lens.read.request import Request
 from midstream.model.model import Model
 from midstream.record import Provenance
+from midstream.stream.edit_file import stated
 
 
 def provenance(model: Model, request: Request, ids: Sequence[int], command: str) -> Provenance:
@@ -29,6 +30,7 @@ def provenance(model: Model, request: Request, ids: Sequence[int], command: str)
         command=command,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         precision=_precision(request),
+        settings={"edits": stated(request.edits)} if request.edits else {},
     )
 
 

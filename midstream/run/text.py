@@ -115,7 +115,7 @@ def tracks(model: Model, table: ReadingTable, request: Request) -> dict[str, Arr
         followed = list(dict.fromkeys([*request.watch, *leaders[last, at].tolist(), *often]))[: named.shape[1]]
         named[at, : len(followed)] = followed
     encoded = Encoded(ids, table.positions["kind"].tolist())
-    again = join(list(read_chunks(model, encoded, replace(request, top_k=1), named=named)))
+    again = join(list(read_chunks(model, encoded, replace(request, top_k=1, versus=False), named=named)))
     before, now = (part.columns["top_logprobs"][:, 0] for part in (table, again))
     if not np.allclose(before, now, atol=1e-2, equal_nan=True):
         raise RequestError("the model has changed since this text was read: read it again.")

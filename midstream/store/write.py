@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict
 from glob import escape
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,13 +23,11 @@ import numpy as np
 
 from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
-from midstream.record import READING, SCHEMA, WATCHED, ReadingTable, ScoreTable, SummaryTable, as_list
+from midstream.record import SCHEMA, WATCHED, ReadingTable, ScoreTable, SummaryTable, as_list
 from midstream.store.rows import bound, copy, explained, insert, open_rows
 
 if TYPE_CHECKING:
     import duckdb
-
-_READINGS = {"reading": READING, "watched": WATCHED}
 
 
 def check_target(path: str | Path) -> Path:
@@ -86,24 +85,26 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
     target = check_target(path)
     watched = target.with_name(target.stem + ".watched.parquet")
     with _beside(target) as folder:
+        rest = iter(chunks)
+        if (first := next(rest, None)) is None:
+            raise ValueError("no chunks to write.")
+        last, declared = first, first.declared
         with explained(target):
-            database = open_rows(folder, _READINGS)
+            database = open_rows(folder, {"reading": declared, "watched": WATCHED})
         try:
-            last, any_watched = None, False
-            for last in chunks:
+            any_watched = False
+            for last in chain([first], rest):
                 if not any_watched and len(last.watched["watch_id"]):
                     check_target(watched)
                     any_watched = True
                 with explained(target):
                     bound(database, np.shape(last.columns["top_ids"])[1])
-                    insert(database, "reading", READING, last.columns)
+                    insert(database, "reading", declared, last.columns)
                     insert(database, "watched", WATCHED, last.watched)
-            if last is None:
-                raise ValueError("no chunks to write.")
             with explained(target):
                 metadata = _metadata(last)
                 made = {copy(database, "watched", WATCHED, folder / "w", metadata): watched} if any_watched else {}
-                made[copy(database, "reading", READING, folder / "r", metadata)] = target
+                made[copy(database, "reading", declared, folder / "r", metadata)] = target
                 stale = not any_watched and _is_ours(database, watched)
         finally:
             database.close()
@@ -149,8 +150,8 @@ def write_csv(table: ReadingTable, stream: TextIO, *, header: bool = True) -> No
     """
     writer = csv.writer(stream, lineterminator="\n")
     if header:
-        writer.writerow(column.name for column in READING)
-    columns = [as_list(table.columns[column.name]) for column in READING]
+        writer.writerow(column.name for column in table.declared)
+    columns = [as_list(table.columns[column.name]) for column in table.declared]
     for row in zip(*columns, strict=True):
         writer.writerow(_joined(cell) if isinstance(cell, list) else cell for cell in row)
 

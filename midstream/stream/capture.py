@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from midstream.model.forward import seen
+from midstream.model.forward import Sight, seen
 from midstream.model.model import Model
 from midstream.stream.edit import Edit, Hit, plan
 from midstream.stream.site import tap
@@ -18,7 +18,7 @@ def capture(
     *,
     layers: Sequence[int],
     site: str = "resid_post",
-    mask: Tensor | None = None,
+    mask: Tensor | Sight | None = None,
     cache: object | None = None,
 ) -> dict[int, Tensor]:
     """The stream at ``site`` of each of ``layers``: layer -> ``[b, t, d]``; arguments as in ``capture_sites``."""
@@ -31,7 +31,7 @@ def capture_sites(
     ids: Tensor,
     wanted: Sequence[tuple[int, str]],
     *,
-    mask: Tensor | None = None,
+    mask: Tensor | Sight | None = None,
     cache: object | None = None,
     edits: Sequence[Edit] = (),
 ) -> dict[tuple[int, str], Tensor]:
@@ -40,7 +40,7 @@ def capture_sites(
     Args:
         ids: ``[b, t]`` int64, on the model's device.
         mask: 1 at real tokens, 0 at padding on the left or right: ``[b, t]``, or ``[b, p + t]`` over a cache that
-            holds p positions. Values at padding mean nothing.
+            holds p positions. Values at padding mean nothing. Or a ``Sight``.
         cache: from ``model.forward.new_cache``: continue after what it holds and fill it. Without one, the pass ends
             at the last place wanted.
         edits: changes to the stream in this pass; what is captured is the value after the edits at its place.
@@ -58,7 +58,7 @@ def capture_edited(
     wanted: Sequence[tuple[int, str]],
     edits: Sequence[Edit],
     *,
-    mask: Tensor | None = None,
+    mask: Tensor | Sight | None = None,
     cache: object | None = None,
 ) -> tuple[dict[tuple[int, str], Tensor], tuple[Hit, ...]]:
     """As ``capture_sites``, and the record of what the edits hit."""

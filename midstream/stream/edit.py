@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,41 +14,11 @@ from midstream.model.addition import Tap
 from midstream.model.anatomy import Anatomy
 from midstream.model.forward import Changes, addends
 from midstream.model.hook import Point, See
-from midstream.stream.site import tap
+from midstream.stream.change import What
+from midstream.stream.site import check, tap
 
-
-class What(Protocol):
-    """What an edit does to the stream where it applies."""
-
-    def apply(self, h: Tensor) -> Tensor:
-        """The stream that takes the place of ``h``: ``[b, m, d]`` -> ``[b, m, d]``, m the positions edited.
-
-        ``h`` is float32 (float64 for a float64 model). Raises RequestError if the two do not fit together.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
-    """``h + scale * vector``.
-
-    Attributes:
-        vector: ``[d]``, or ``[b, d]`` with one vector a text; zeros leave a text as it is.
-    """
-
-    vector: Tensor
-    scale: float = 1.0
-
-    def apply(self, h: Tensor) -> Tensor:
-        """As ``What.apply``. Raises RequestError if the vector has another width or another number of texts."""
-        b, _, d = h.shape
-        if self.vector.shape not in ((d,), (b, d)):
-            raise RequestError(
-                f"the vector to add has shape {list(self.vector.shape)}: expected [{d}], the width of the stream, or "
-                f"[{b}, {d}], one vector for each of the {b} texts of the pass."
-            )
-        vector = self.vector.to(h.device, h.dtype) * self.scale
-        return h + (vector if vector.dim() == 1 else vector[:, None])
+Positions = tuple[int, ...] | Literal["new"] | None
+"""Of an edit: indices, every generated position, or all."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +30,16 @@ class Edit:
     Attributes:
         site: as for a capture. An edit of ``resid_mid`` is made through what attention adds, behind ``attn_out``.
         layers: at each of which it applies.
-        positions: indices into the tokens of the pass, padding included, negative ones from the end; None: all.
+        positions: indices into the tokens, padding included, negative ones from the end (of the prompt, where a text is
+            generated); ``"new"``: every position that is generated; None: all.
+        texts: indices into the batch; None: all.
     """
 
     site: str
     layers: tuple[int, ...]
-    positions: tuple[int, ...] | None
+    positions: Positions
     what: What
+    texts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,28 +83,62 @@ class Plan:
         return tuple(self.hits)
 
 
-def plan(anatomy: Anatomy, edits: Sequence[Edit], shape: tuple[int, int]) -> Plan:
-    """Edits checked and made ready for a pass over ``shape`` = (b, t) new tokens.
+def verify(anatomy: Anatomy, edits: Sequence[Edit], tokens: int, *, texts: int = 1, generated: bool = False) -> None:
+    """Check edits of texts of so many tokens before anything runs.
+
+    Args:
+        generated: whether more tokens are made after these, which ``"new"`` positions mean.
 
     Raises:
-        RequestError: for a layer, site or position that is not there, an edit that selects nothing, or one whose
-            vectors do not fit.
+        RequestError: for a layer, site, text or position that is not there, an edit that selects nothing, or one
+            whose vectors do not fit.
     """
-    made = Plan()
-    b, t = shape
     for number, edit in enumerate(edits):
-        positions = _positions(edit, number, t)
         if not edit.layers:
             raise RequestError(f"edit {number + 1} names no layer: it would change nothing.")
-        kept = edit.what.apply(torch.ones(b, len(positions), anatomy.width)).shape
-        if kept != (b, len(positions), anatomy.width):
-            raise RequestError(f"edit {number + 1} makes {list(kept)} of [{b}, {len(positions)}, {anatomy.width}].")
+        for layer in edit.layers:
+            check(anatomy, layer, edit.site)
+        rows = _texts(edit, number, texts)
+        if edit.positions == "new" and not generated:
+            raise RequestError(f"edit {number + 1} is of new positions, and no text is generated: name positions.")
+        count = 1 if edit.positions == "new" else len(_positions(edit, number, tokens))
+        kept = edit.what.apply(torch.ones(rows, count, anatomy.width)).shape
+        if kept != (rows, count, anatomy.width):
+            raise RequestError(f"edit {number + 1} makes {list(kept)} of [{rows}, {count}, {anatomy.width}].")
+
+
+def within(edits: Sequence[Edit], start: int, stop: int, tokens: int) -> list[Edit]:
+    """The edits of a text as edits of the pass over its positions ``start`` to ``stop - 1``; others are left out.
+
+    Args:
+        tokens: of the text, or of its prompt where it is generated: positions from there on are new.
+    """
+    found: list[Edit] = []
+    for number, edit in enumerate(edits):
+        if edit.positions == "new":
+            kept, what = list(range(max(start, tokens), stop)), edit.what
+        else:
+            # what is said of all positions goes on where more are generated
+            named = list(range(max(tokens, stop))) if edit.positions is None else _positions(edit, number, tokens)
+            inside = [place for place, position in enumerate(named) if start <= position < stop]
+            kept, what = [named[place] for place in inside], edit.what.part(inside) if inside else edit.what
+        if kept:
+            found.append(replace(edit, positions=tuple(position - start for position in kept), what=what))
+    return found
+
+
+def plan(anatomy: Anatomy, edits: Sequence[Edit], shape: tuple[int, int]) -> Plan:
+    """Edits made ready for a pass over ``shape`` = (b, t) new tokens. Raises RequestError as ``verify`` does."""
+    made = Plan()
+    verify(anatomy, edits, shape[1], texts=shape[0])
+    for number, edit in enumerate(edits):
+        positions = _positions(edit, number, shape[1])
         for layer in dict.fromkeys(edit.layers):
             hit = Hit(number, layer, edit.site, len(positions))
             made.hits.append(hit)
             made.missing.append(hit)
             place = tap(anatomy, layer, edit.site)
-            work = _Place(edit.what, positions, shape, made.missing, hit)
+            work = _Place(edit, positions, shape, made.missing, hit)
             if edit.site == "resid_mid":
                 # its tap is the input of a norm beside the stream: only what attention adds changes the stream itself
                 block = Tap(anatomy.blocks[layer - 1], "input")
@@ -141,26 +148,40 @@ def plan(anatomy: Anatomy, edits: Sequence[Edit], shape: tuple[int, int]) -> Pla
     return made
 
 
+def _texts(edit: Edit, number: int, b: int) -> int:
+    """How many texts it changes."""
+    if edit.texts is None:
+        return b
+    if not edit.texts or not all(0 <= text < b for text in edit.texts) or len({*edit.texts}) < len(edit.texts):
+        raise RequestError(f"edit {number + 1} names the texts {list(edit.texts)}: expected some of 0 to {b - 1}.")
+    return len(edit.texts)
+
+
 def _positions(edit: Edit, number: int, t: int) -> list[int]:
     """The positions as indices 0 to t - 1, ascending, each once."""
     if edit.positions is None:
         return list(range(t))
-    outside = [position for position in edit.positions if not -t <= position < t]
+    named = [position for position in edit.positions if isinstance(position, int)]
+    outside = [position for position in named if not -t <= position < t]
     if outside:
         raise RequestError(
-            f"edit {number + 1} names position {outside[0]}: the pass has {t} tokens, 0 to {t - 1} or -{t} to -1."
+            f"edit {number + 1} names position {outside[0]}: there are {t} tokens, 0 to {t - 1} or -{t} to -1."
         )
-    if not edit.positions:
+    if not named:
         raise RequestError(f"edit {number + 1} names no position: it would change nothing; None names all.")
-    return sorted({position % t for position in edit.positions})
+    return sorted({position % t for position in named})
 
 
 class _Place:
     """One edit at one layer during a pass: gathers the value of its site, and changes the last addend to arrive."""
 
-    def __init__(self, what: What, positions: list[int], shape: tuple[int, int], missing: list[Hit], hit: Hit) -> None:
-        self.what, self.shape, self.missing, self.hit = what, shape, missing, hit
-        self.positions = slice(None) if len(positions) == shape[1] else positions
+    def __init__(self, edit: Edit, positions: list[int], shape: tuple[int, int], missing: list[Hit], hit: Hit) -> None:
+        self.what, self.shape, self.missing, self.hit = edit.what, shape, missing, hit
+        columns = slice(None) if len(positions) == shape[1] else torch.tensor(positions)
+        rows = slice(None) if edit.texts is None else torch.tensor(edit.texts)
+        if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+            rows = rows[:, None]
+        self.where = (rows, columns)
         self.total: Tensor | None = None
         self.waiting = 0
 
@@ -183,10 +204,10 @@ class _Place:
             if self.waiting:
                 return None
             assert self.total is not None
-            old = self.total[:, self.positions]
+            old = self.total[self.where]
             new = self.what.apply(old)
             changed = wide.clone()
-            changed[:, self.positions] = new if alone else wide[:, self.positions] + (new - old) / scale
+            changed[self.where] = new if alone else wide[self.where] + (new - old) / scale
             self.total = None
             self.missing.remove(self.hit)
             return changed.to(value.dtype).reshape(value.shape)

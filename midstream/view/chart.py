@@ -77,6 +77,8 @@ _ROWS: tuple[tuple[str, str, str, Form, str, Spacing, Literal["high", "low"], st
     ("input_rank", "rank of the input token", "input_rank", "value", "", "log", "low", _INPUT),
     ("input_logprob", "log-probability of the input token", "input_logprob", "value", "nats",
      "log1p", "high", _INPUT),
+    ("kl_unedited", "KL(unedited ‖ edited)", "kl_unedited", "value", "nats", "log1p", "high",
+     "how far the edits have moved the reading"),
     ("kl_input_lens", "KL(layer 0 ‖ reading)", "kl_input_lens", "value", "nats", "log1p", "low",
      "how far the reading has moved from that of the input"),
 )  # fmt: skip
@@ -126,7 +128,7 @@ def values(table: ReadingTable, stat: Statistic) -> Array:
     if stat.column == "top1":
         column = table.columns["top_logprobs"][:, 0]
     else:
-        column = table.columns[stat.column]
+        column = table.columns.get(stat.column, np.full(len(table), np.nan))
     known = column.astype(np.float64)
     if column.dtype.kind == "i":
         known[column < 0] = np.nan
@@ -186,12 +188,13 @@ def scale(table: ReadingTable, stat: Statistic) -> Scale:
         return Scale(stat, *((1.0, 10.0) if stat.scale == "log" else (0.0, 1.0)))
     if stat.scale == "log":
         return Scale(stat, 1.0, float(10.0 ** max(1.0, np.ceil(np.log10(known.max()) - 1e-9))))
-    low, high = (float(v) for v in np.percentile(known, [2, 98]))
+    moved = stat.column == "kl_unedited"  # an edit may move a few cells only
+    low, high = (float(v) for v in np.percentile(known, [0, 100] if moved else [2, 98]))
     if stat.scale == "log1p" or stat.column == "entropy":
         far = max(abs(low), abs(high))
         step = 10.0 ** np.floor(np.log10(max(far, 1e-3)))
         far = next(float(round(n * step, 9)) for n in (1, 2, 3, 5, 10) if n * step >= far)
-        return Scale(stat, -far, 0.0) if stat.good == "high" else Scale(stat, 0.0, far)
+        return Scale(stat, -far, 0.0) if stat.good == "high" and not moved else Scale(stat, 0.0, far)
     step = 10.0 ** np.floor(np.log10(max(high - low, 1e-3)))
     return Scale(stat, float(np.floor(low / step) * step), float(np.floor(high / step + 1) * step))
 

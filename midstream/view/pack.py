@@ -20,7 +20,7 @@ CURVE_STEP = 1e-2
 
 COLUMNS = (
     "logprob", "lse", "entropy", "kl_final_lens", "kl_lens_final", "kl_input_lens", "final_top1_logprob",
-    "input_logprob", "rank", "final_top1_rank", "input_rank",
+    "input_logprob", "rank", "final_top1_rank", "input_rank", "kl_unedited",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class _Blob:
 def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids) -> dict[str, Any]:
     absent = layout.index < 0
     arrays: dict[str, Any] = {}
-    for name in COLUMNS:
+    for name in (name for name in COLUMNS if name in table.columns):
         column = table.columns[name]
         cells = layout.take(column).astype(np.float64)
         cells[absent | (layout.take(column) < 0 if column.dtype.kind == "i" else False)] = np.nan

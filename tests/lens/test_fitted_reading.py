@@ -197,9 +197,9 @@ def test_lenses_in_one_pass_read_as_each_alone(model, encoded):
 def test_no_more_is_run_than_the_positions_need(model, encoded, monkeypatch):
     run = []
 
-    def count(model, ids, places, *, cache):
+    def count(model, ids, places, *, cache, edits):
         run.append((ids.shape[1], len(places)))
-        return capture_sites(model, ids, places, cache=cache)
+        return capture_sites(model, ids, places, cache=cache, edits=edits)
 
     monkeypatch.setattr(cutting, "capture_sites", count)
     wanted = request(model, {"lens": ["logit", fitted("far", 4)]})
@@ -219,8 +219,8 @@ def test_at_most_two_chunks_are_held(model, encoded, monkeypatch, offset, layer,
     alive: list[int] = []
     held: list[weakref.ref] = []
 
-    def watch(model, ids, places, *, cache):
-        seen = capture_sites(model, ids, places, cache=cache)
+    def watch(model, ids, places, *, cache, edits):
+        seen = capture_sites(model, ids, places, cache=cache, edits=edits)
         held.extend(weakref.ref(seen[place]) for place in places if place[0] == layer)
         alive.append(sum(ref() is not None for ref in held))
         return seen

@@ -391,7 +391,7 @@ def test_no_signal_comes_into_the_import_of_duckdb(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "duckdb", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     with pytest.raises(ImportError):
-        write_parquet(tmp_path / "x.parquet", [])
+        write_parquet(tmp_path / "x.parquet", [table(0, 2)])
     assert seen
     assert signal.default_int_handler not in seen
     assert not list(tmp_path.iterdir())

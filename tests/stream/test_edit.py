@@ -13,7 +13,8 @@ from midstream.model.anatomy import find
 from midstream.model.forward import new_cache
 from midstream.model.plain import PlainConfig, PlainLM, begin, rotations
 from midstream.stream.capture import capture_edited, capture_sites
-from midstream.stream.edit import Add, Edit, Hit
+from midstream.stream.change import Add
+from midstream.stream.edit import Edit, Hit
 from tests.tiny import shaken, tiny
 from tests.walk import IDS
 
@@ -49,6 +50,9 @@ class Times:
 
     def apply(self, h):
         return h * self.factor
+
+    def part(self, kept):
+        return self
 
 
 @pytest.mark.parametrize("model_type", [*SUMMED, *PARALLEL])
@@ -102,14 +106,14 @@ def test_what_leaves_a_block_is_replaced_in_every_family(model_type, layer):
 @pytest.mark.parametrize("site", ["attn_out", "resid_mid", "mlp_out"])
 def test_each_site_moves_the_stream_by_the_vector(model_type, site):
     reader, v = model(model_type), torch.zeros(2, 16, 32)
-    v[:, list(CHOSEN)] = vector(2, 32)[:, None]
+    v[:, list(CHOSEN)] = vector(2, 1, 32)
     if site not in reader.anatomy.sites:
         with pytest.raises(RequestError, match="unknown site"):
-            capture_sites(reader, BOTH, EVERY, edits=[Edit(site, (2,), CHOSEN, Add(vector(2, 32)))])
+            capture_sites(reader, BOTH, EVERY, edits=[Edit(site, (2,), CHOSEN, Add(vector(2, 1, 32)))])
         return
     wanted = [(2, name) for name in reader.anatomy.sites]
     plain = capture_sites(reader, BOTH, wanted)
-    edited = capture_sites(reader, BOTH, wanted, edits=[Edit(site, (2,), CHOSEN, Add(vector(2, 32)))])
+    edited = capture_sites(reader, BOTH, wanted, edits=[Edit(site, (2,), CHOSEN, Add(vector(2, 1, 32)))])
     order = list(reader.anatomy.sites)
     torch.testing.assert_close(edited[2, site], plain[2, site] + v, rtol=1e-5, atol=1e-5)
     for before in order[: order.index(site)]:
@@ -148,13 +152,13 @@ def test_attention_is_edited_before_the_stream_after_it():
 
 
 def test_rows_have_vectors_of_their_own():
-    reader, rows = model("llama"), vector(2, 32)
+    reader, rows = model("llama"), vector(2, 1, 32)
     rows[0] = 0
     got = capture_sites(reader, BOTH, EVERY, edits=[Edit("resid_post", (1,), (-1,), Add(rows))])
     plain = capture_sites(reader, BOTH, EVERY)
     for place in EVERY:
         assert torch.equal(got[place][0], plain[place][0])
-    torch.testing.assert_close(got[1, "resid_post"][1, -1], plain[1, "resid_post"][1, -1] + rows[1])
+    torch.testing.assert_close(got[1, "resid_post"][1, -1], plain[1, "resid_post"][1, -1] + rows[1, 0])
     assert torch.equal(got[4, "resid_post"][1, :-1], plain[4, "resid_post"][1, :-1]), "earlier positions see nothing"
 
 
@@ -183,7 +187,7 @@ def test_the_record_says_what_was_hit():
     reader = model("llama")
     edits = [
         Edit("resid_post", (1, 2, 2), (0, -16, 3), Add(vector(32))),
-        Edit("mlp_out", (4,), None, Add(vector(2, 32))),
+        Edit("mlp_out", (4,), None, Add(vector(2, 1, 32))),
     ]
     _, hits = capture_edited(reader, BOTH, EVERY, edits)
     assert hits == (Hit(0, 1, "resid_post", 2), Hit(0, 2, "resid_post", 2), Hit(1, 4, "mlp_out", 16))
@@ -194,12 +198,18 @@ def test_edits_that_change_nothing_are_refused():
     for edit, words in (
         (Edit("resid_post", (), None, add), "names no layer"),
         (Edit("resid_post", (1,), (), add), "names no position"),
-        (Edit("resid_post", (1,), (3, 16), add), "position 16: the pass has 16 tokens, 0 to 15 or -16 to -1"),
+        (Edit("resid_post", (1,), (3, 16), add), "position 16: there are 16 tokens, 0 to 15 or -16 to -1"),
         (Edit("resid_post", (1,), (-17,), add), "position -17"),
         (Edit("resid_post", (5,), None, add), "expected 0 to 4"),
         (Edit("nowhere", (1,), None, add), "unknown site"),
         (Edit("resid_post", (1,), None, Add(vector(31))), r"shape \[31\]: expected \[32\]"),
-        (Edit("resid_post", (1,), None, Add(vector(3, 32))), r"shape \[3, 32\]: .* the 2 texts"),
+        (Edit("resid_post", (1,), "new", add), "is of new positions, and no text is generated"),
+        (Edit("resid_post", (1,), None, add, (2,)), "names the texts"),
+        (Edit("resid_post", (1,), None, add, ()), "names the texts"),
+        (
+            Edit("resid_post", (1,), None, Add(vector(3, 1, 32))),
+            r"shape \[3, 1, 32\]: .*\[2, 16, 32\], 2 texts and 16 pos",
+        ),
     ):
         with pytest.raises(RequestError, match=words):
             capture_sites(reader, BOTH, EVERY, edits=[edit])

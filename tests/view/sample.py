@@ -19,6 +19,10 @@ HOSTILE = (
 )  # fmt: skip
 
 
+VERSUS_OF = ("unedited_logprob", "unedited_rank", "unedited_entropy")
+"""The columns of a comparison with the unedited run, which here has the same numbers."""
+
+
 def vocabulary(size: int = 400) -> dict[int, str]:
     """Token id -> text: words with a leading space, pieces, and then the hostile ones at the end."""
     rng = np.random.default_rng(3)
@@ -51,6 +55,9 @@ def reading(
             parts.append((layer, site, _logits(rng, final, ids, layer / layers, site)))
     columns = _join([_columns(z, final, ids, layer, site, parts[-layers - 1][2]) for layer, site, z in parts])
     columns["token"] = np.array([words[i] for i in columns["token_id"].tolist()], object)
+    columns |= {name: columns[name.removeprefix("unedited_")] for name in VERSUS_OF}
+    columns["unedited_top_id"] = columns["top_ids"][:, 1]
+    columns["kl_unedited"] = rng.exponential(size=len(columns["rank"])).astype(np.float32)
     firsts = columns["top_ids"][:, 0].reshape(-1, tokens)
     led = [sorted(set(firsts[:, p].tolist())) for p in range(tokens)]
     kinds = np.array(["special", *["text"] * (tokens - 1)], object)

@@ -7,7 +7,6 @@ import pytest
 from view.sample import reading
 
 from midstream.errors import RequestError
-from midstream.record import READING
 from midstream.view import chart
 
 TABLE, _ = reading()
@@ -18,7 +17,7 @@ def test_each_statistic(name):
     """Every row of the table: it comes from a declared column, and its values obey what its label says."""
     stat = chart.statistic(name)
     column = "top_logprobs" if stat.column == "top1" else stat.column
-    declared = next(entry for entry in READING if entry.name == column)
+    declared = next(entry for entry in TABLE.declared if entry.name == column)
     source = TABLE.columns[column].astype(float)
     source = source[:, 0] if source.ndim == 2 else np.where(source < 0, np.nan, source) if "rank" in column else source
     value = chart.values(TABLE, stat)

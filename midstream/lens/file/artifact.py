@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError
-from midstream.lens.file.container import Container, damaged, read, write
 from midstream.lens.file.match import match
 from midstream.lens.file.statement import SOURCES, Statement, plain, state, stated
 from midstream.lens.lens import BackOff, Lens, Transport
 from midstream.model.model import Model
 from midstream.model.probe import PROJECTIONS, projections
+from midstream.stream.container import Container, damaged, read, write
 
 _HASHES = ("documents", "held_out_documents")
 """Lists of sha256 in ``Lens.about`` that are kept as tensors."""

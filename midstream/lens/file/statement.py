@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from midstream.errors import RequestError
-from midstream.lens.file.container import damaged
 from midstream.lens.kind import FARTHEST, parse
 from midstream.lens.lens import BUILT_IN, Lens, Source, Transport
 from midstream.model.anatomy import ORDER
+from midstream.stream.container import damaged
 
 SOURCES: dict[Source, int] = {"stream": 1, "token": 1, "tokens": 4}
 """What a lens can transport -> its width in units of d."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError
-from midstream.lens.file import container
 from midstream.lens.fit.back_off import Counts
 from midstream.lens.fit.sums import Calibration, Key, Moments, Sums
+from midstream.stream import container
 
 CONTENT = "sums"
 """What such a file says it holds."""

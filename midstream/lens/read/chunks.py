@@ -22,6 +22,7 @@ from midstream.model.model import Model
 from midstream.model.tokenizer import Encoded
 from midstream.record import Array
 from midstream.stream.capture import capture_sites
+from midstream.stream.edit import Edit, within
 
 CHUNK = 256
 """Positions whose stream is held at once: 18 MB for the default model; more is no faster."""
@@ -65,12 +66,14 @@ class Wanted:
         positions: ``[n]`` int64 ascending, those read.
         ahead: the distances k at which readings at i are compared with the model's own output at i + k.
         reach: largest absolute offset of the lenses, in tokens.
+        edits: changes to the stream, their positions those of the document.
     """
 
     places: frozenset[Place]
     positions: Tensor
     ahead: frozenset[int]
     reach: int
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +164,8 @@ class _Passes:
             first = max(start, window.first)
             places = sorted(self._places(first, stop))
             tokens = self.ids[None, start:stop].to(self.model.device)
-            stream = capture_sites(self.model, tokens, places, cache=cache)
+            edits = within(self.wanted.edits, start, stop, len(self.ids))
+            stream = capture_sites(self.model, tokens, places, cache=cache, edits=edits)
             for low in range(first, stop, CHUNK):
                 high = min(low + CHUNK, stop)
                 chunk = self._chunk(window, start, (low, high), stream)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from midstream.corpus.window import LONGEST, Window, windows
+from midstream.errors import RequestError
 from midstream.lens.read.chunks import CHUNK, Chunk, Texts, Wanted, ahead, rows_at
 from midstream.lens.read.reading import Document, Readers, positions_of, read_chunks
 from midstream.lens.read.request import Request
@@ -65,6 +66,8 @@ def read_pack(
     Raises:
         RequestError: for positions that do not ascend or lie outside; for a lens that reaches beyond every window.
     """
+    if request.edits:
+        raise RequestError("edits are for one text at a time: their positions mean nothing in several.")
     readers = readers or Readers.of(model, request.lenses)
     windows(0, min(model.context, LONGEST), reach=request.reach)  # refuses what it would refuse in a long document
     given = [None] * len(documents) if positions is None else positions

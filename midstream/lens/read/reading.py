@@ -7,12 +7,14 @@ for each kind of reader.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from midstream.corpus.window import Window
 from midstream.errors import RequestError
 from midstream.lens.lens import Lens, Source
 from midstream.lens.passage import Place
@@ -26,6 +28,7 @@ from midstream.model.tokenizer import Encoded
 from midstream.readout.read import Rows, read, top1
 from midstream.readout.reader import Reader, input_reader, output_reader
 from midstream.record import Array, ReadingTable
+from midstream.stream.edit import verify
 
 READERS = {"output": output_reader, "input": input_reader}
 """What makes the reader that a lens names."""
@@ -85,13 +88,15 @@ class Document:
         ahead = frozenset(lens.offset - 1 for lens in self.lenses if _compared(lens))
         last: Place = (model.anatomy.layers, "resid_post")
         places = frozenset(self.leaves) | ({last} if ahead else set())
-        return Wanted(places, positions, ahead, self.request.reach)
+        return Wanted(places, positions, ahead, self.request.reach, self.request.edits)
 
-    def read(self, model: Model, chunk: Chunk, readers: Readers, positions: int) -> ReadingTable:
-        """The rows of a chunk; ``positions``: those of the whole job."""
+    def read(
+        self, model: Model, chunk: Chunk, readers: Readers, positions: int, unedited: Chunk | None = None
+    ) -> ReadingTable:
+        """The rows of a chunk; ``positions``: those of the whole job; ``unedited``: the same chunk without edits."""
         parts: list[Part] = []
         for name, reader in readers.by_name.items():
-            rows = _Rows(reader, self, chunk, self.request, model.anatomy, max(readers.positions, positions))
+            rows = _Rows(reader, self, chunk, unedited, model.anatomy, max(readers.positions, positions))
             parts += rows.read([lens for lens in self.lenses if lens.reader == name])
         parts.sort(key=lambda part: self.request.lenses.index(part.lens))
         return table(model, self.texts, chunk, parts)
@@ -117,8 +122,25 @@ def read_chunks(
     at = positions_of(positions, len(encoded.ids))
     readers = readers or Readers.of(model, request.lenses)
     document = Document.of(Texts.of({0: encoded}), request, named)
-    for chunk in cut(model, document.texts.ids, document.wanted(at, model)):
-        yield document.read(model, chunk, readers, len(at))
+    wanted = document.wanted(at, model)
+    verify(model.anatomy, request.edits, len(encoded.ids))
+    unedited = cut(model, document.texts.ids, replace(wanted, edits=())) if request.versus else repeat(None)
+    for chunk, other in zip(cut(model, document.texts.ids, wanted), unedited, strict=False):
+        yield document.read(model, chunk, readers, len(at), other)
+
+
+def read_captured(
+    model: Model, encoded: Encoded, request: Request, position: int, stream: dict[Place, Tensor], readers: Readers
+) -> ReadingTable:
+    """The rows of one position whose stream has been captured: place -> ``[d]``, the last layer's among them.
+
+    For lenses about the next token or earlier ones; those about later tokens have nothing to be compared with yet.
+    """
+    document = Document.of(Texts.of({0: encoded}), request)
+    here = torch.tensor([position])
+    rows = {place: h[None] for place, h in stream.items()}
+    window = Window(0, len(encoded.ids), 0)
+    return document.read(model, Chunk(window, here, position + 1, rows, here[:0], None), readers, 1)
 
 
 def positions_of(given: Array | None, tokens: int) -> Tensor:
@@ -171,34 +193,47 @@ class _Output:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of one reader in one chunk; ``positions``: those of the whole job."""
+    """The rows of one reader in one chunk, and in ``unedited``; ``positions``: those of the whole job."""
 
     reader: Reader
     document: Document
     chunk: Chunk
-    request: Request
+    unedited: Chunk | None
     anatomy: Anatomy
     positions: int
+
+    @property
+    def request(self) -> Request:
+        """What is read."""
+        return self.document.request
 
     def read(self, lenses: list[Lens]) -> list[Part]:
         """Every (lens, site, layer) in one pass."""
         rows: list[Rows] = []
+        before: list[Rows] = []
         labels: list[tuple[Lens, str, int, Array]] = []
         with full_float32():
             output = self._output() if any(_compared(lens) for lens in lenses) else None
             for lens in lenses:
                 reference = self._reference(lens, output)
                 tokens = self._tokens(lens, reference, output)
-                vectors = self._vectors(lens, output)
+                vectors = self._vectors(lens, self.chunk, output)
+                others = {} if self.unedited is None else self._vectors(lens, self.unedited, None)
                 base = vectors[START] if _has_base(lens) else None
                 for layer, site in self.request.places(lens):
                     x, beta = vectors[layer, site], lens.betas.get(layer, 1.0)
+                    if others:
+                        base = others[layer, site] if beta == 1.0 else others[layer, site] * beta
+                        before.append(Rows(base, tokens, torch.full_like(reference, -1), beta=beta))
                     rows.append(Rows(x if beta == 1.0 else x * beta, tokens, reference, base, beta))
                     labels.append((lens, site, layer, tokens.numpy()))
         final = None if output is None else output.x
-        request, job = self.request, len(rows) * self.positions
-        done = read(self.reader, rows, reference=final, top_k=request.top_k, precision=request.precision, job=job)
-        return [Part(*label, columns) for label, columns in zip(labels, done, strict=True)]
+        request, every = self.request, [*rows, *before]
+        job = len(every) * self.positions
+        done = read(self.reader, every, reference=final, top_k=request.top_k, precision=request.precision, job=job)
+        own, unedited = done[: len(rows)], done[len(rows) :] or [None] * len(rows)
+        triples = zip(labels, own, unedited, strict=True)
+        return [Part(*label, columns, other) for label, columns, other in triples]
 
     def _output(self) -> _Output:
         """The model's own output here and ahead, by the parts of it that this reader has."""
@@ -212,13 +247,13 @@ class _Rows:
         choice = top1(self.reader, x, precision=self.request.precision)
         return _Output(x, own, choice, int(chunk.positions[0]), index)
 
-    def _vectors(self, lens: Lens, output: _Output | None) -> dict[Place, Tensor]:
-        """Place -> ``[n, d]`` prepared: what the lens reads, and layer 0 for comparison."""
+    def _vectors(self, lens: Lens, chunk: Chunk, output: _Output | None) -> dict[Place, Tensor]:
+        """Place -> ``[n, d]`` prepared: what the lens reads in a chunk, and layer 0 for comparison."""
         if lens.source != "stream":
-            rows = input_rows(self.anatomy, self.document.texts, self.chunk.positions, lens.source)
+            rows = input_rows(self.anatomy, self.document.texts, chunk.positions, lens.source)
             return {START: self.reader.prepare(_moved(lens, 0, rows))}
         vectors: dict[Place, Tensor] = {}
-        stream, leaves = self.chunk.stream, self.document.leaves
+        stream, leaves = chunk.stream, self.document.leaves
         for place in dict.fromkeys(_needed(lens, self.request)):
             h = stream.pop(place) if leaves[place] is lens else stream[place]
             layer = place[0]

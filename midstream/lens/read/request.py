@@ -13,6 +13,7 @@ from midstream.lens.file.folder import available
 from midstream.lens.lens import Lens, spans
 from midstream.lens.passage import Place
 from midstream.model.model import Model
+from midstream.stream.edit import Edit
 from midstream.stream.site import check
 
 Precision = Literal["exact", "fast"]
@@ -36,6 +37,8 @@ class ReadOptions(TypedDict, total=False):
         precision: ``"exact"`` (float32 products) or ``"fast"`` (8-bit screening, float32 decides).
         special: parse special tokens such as ``<|im_end|>`` in the text; default off.
         seed: of every random draw, kept in the provenance; the built-in lenses draw nothing.
+        edits: changes to the stream under which the text is read.
+        versus: also read the text without them, and give the difference (columns ``record.VERSUS``).
     """
 
     lens: str | Path | Lens | Sequence[str | Path | Lens] | None
@@ -47,6 +50,8 @@ class ReadOptions(TypedDict, total=False):
     precision: Precision
     special: bool
     seed: int | None
+    edits: Sequence[Edit | str] | Edit | str
+    versus: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Request:
         layers: ascending.
         sites: in the order of the model's own computation; lenses that were fitted at one site read there only.
         watch: ids of the watched tokens.
+        edits, versus: as in ``ReadOptions``.
     """
 
     lenses: tuple[Lens, ...]
@@ -66,6 +72,8 @@ class Request:
     watch: tuple[int, ...]
     precision: Precision
     seed: int | None = None
+    edits: tuple[Edit, ...] = ()
+    versus: bool = False
 
     @property
     def reach(self) -> int:
@@ -110,10 +118,21 @@ def request(model: Model, options: ReadOptions) -> Request:
     watch = tuple(dict.fromkeys(model.tokenizer.single(text) for text in watched))
     given = options.get("lens")
     lenses = _lenses(model, default_lenses(model) if given is None else given)
-    wanted = Request(lenses, layers, sites, top_k, watch, precision, options.get("seed"))
+    edits, versus = _edits(options)
+    wanted = Request(lenses, layers, sites, top_k, watch, precision, options.get("seed"), edits, versus)
     for lens in lenses:
         _check_places(model, wanted, lens, named=site is not None)
     return wanted
+
+
+def _edits(options: ReadOptions) -> tuple[tuple[Edit, ...], bool]:
+    given, versus = options.get("edits", ()), options.get("versus", False)
+    edits = tuple(edit for edit in ([given] if isinstance(given, Edit) else given) if isinstance(edit, Edit))
+    if not isinstance(given, Edit) and len(edits) < len(given):
+        raise RequestError("an edit was given as text: only midstream.read and the command line turn it into one.")
+    if versus and not edits:
+        raise RequestError("nothing to compare with: the text is read without edits; give one, or leave versus out.")
+    return edits, versus
 
 
 def default_lenses(model: Model) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from midstream.lens.lens import Lens
 from midstream.lens.read.chunks import Chunk, Texts
 from midstream.model.model import Model
 from midstream.readout.read import Columns
-from midstream.record import READING, WATCHED, Array, Provenance, ReadingTable
+from midstream.record import READING, VERSUS, WATCHED, Array, Provenance, ReadingTable
 
 TARGET, FINAL, INPUT, OWN = 0, 1, 2, 3
 """Which named token of a row is which; from ``OWN`` on they are the followed ones."""
@@ -21,7 +21,8 @@ TARGET, FINAL, INPUT, OWN = 0, 1, 2, 3
 class Part:
     """The rows of one lens, site and layer over the positions of a chunk; each lens has its own sites and layers.
 
-    ``tokens`` ``[n, 3 + T]`` are the ids that the columns ``logprob`` and ``rank`` are about.
+    ``tokens`` ``[n, 3 + T]`` are the ids that the columns ``logprob`` and ``rank`` are about. ``unedited``, where it
+    was read, has the columns of the same rows without edits; ``columns.kl_base`` then compares with these.
     """
 
     lens: Lens
@@ -29,6 +30,7 @@ class Part:
     layer: int
     tokens: Array
     columns: Columns
+    unedited: Columns | None = None
 
 
 def table(model: Model, texts: Texts, chunk: Chunk, parts: Sequence[Part]) -> ReadingTable:
@@ -48,11 +50,14 @@ def table(model: Model, texts: Texts, chunk: Chunk, parts: Sequence[Part]) -> Re
     none = {column.name: np.zeros(0, dtype=_numpy(column.dtype)) for column in WATCHED}
     seen = {name: np.concatenate([none[name], *(rows[name] for rows in watched)]) for name in none}
     token = here["token_id"]
-    occurring = np.unique(np.concatenate([columns["top_ids"].ravel(), columns["target_id"], token, seen["watch_id"]]))
+    versus = "kl_unedited" in columns
+    named = [columns[name].ravel() for name in ("top_ids", "target_id", *(["unedited_top_id"] if versus else []))]
+    occurring = np.unique(np.concatenate([*named, token, seen["watch_id"]]))
     vocabulary = {int(i): model.tokenizer.token(int(i)) for i in occurring if i >= 0}
     columns["token"] = np.array([vocabulary[int(i)] for i in columns["token_id"]], dtype=object)
+    declared = (*READING, *VERSUS) if versus else READING
     return ReadingTable(
-        {column.name: columns[column.name].astype(_numpy(column.dtype)) for column in READING},
+        {column.name: columns[column.name].astype(_numpy(column.dtype)) for column in declared},
         {name: here[name] for name in ("doc_id", "position", "token_id")} | {"kind": texts.kinds[at.numpy()]},
         seen,
         vocabulary,
@@ -93,8 +98,18 @@ def _block(part: Part, here: dict[str, Array]) -> dict[str, Array]:
     def calibrated(values: Array) -> Array:
         return values if lens.calibrated else np.full_like(values, np.nan)
 
+    other, more = part.unedited, {}
+    if other is not None:
+        more = {
+            "unedited_logprob": calibrated(other.logprob[:, TARGET]),
+            "unedited_rank": other.rank[:, TARGET],
+            "unedited_entropy": calibrated(other.entropy),
+            "unedited_top_id": other.top_ids[:, 0],
+            "kl_unedited": calibrated(read.kl_base),
+        }
     return {
         **here,
+        **more,
         "layer": np.full_like(at, part.layer),
         "site": np.full(len(at), part.site, dtype=object),
         "lens": np.full(len(at), lens.name, dtype=object),
@@ -110,7 +125,7 @@ def _block(part: Part, here: dict[str, Array]) -> dict[str, Array]:
         "final_top1_logprob": calibrated(read.logprob[:, FINAL]),
         "input_rank": read.rank[:, INPUT],
         "input_logprob": calibrated(read.logprob[:, INPUT]),
-        "kl_input_lens": read.kl_base,
+        "kl_input_lens": np.full_like(read.kl_base, np.nan) if more else read.kl_base,
         "top_ids": read.top_ids,
         "top_logprobs": calibrated(read.top_logprobs),
     }

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from midstream.errors import RequestError
 from midstream.lens.lens import Lens
+from midstream.lens.read.direction import direction
 from midstream.model.forward import expanded, new_cache
 from midstream.model.linear import FastLinear
 from midstream.model.model import Model
@@ -24,7 +25,8 @@ from midstream.readout.read import Rows, read
 from midstream.readout.reader import Reader, output_reader
 from midstream.record import Array
 from midstream.stream.capture import capture_sites
-from midstream.stream.edit import Add, Edit
+from midstream.stream.change import Add
+from midstream.stream.edit import Edit
 
 PREFIX = 64
 """Tokens in a prefix; all but the last lie in the cache."""
@@ -189,12 +191,7 @@ class _Score:
         """The tokens and directions of one layer, and what the lens says the moves do; h ``[d]``."""
         h = h.float()
         tokens = self._tokens(layer, h)
-        at = h.expand(len(tokens), -1).clone().requires_grad_()
-        with torch.enable_grad():
-            x = self.lens.transport(layer, at)
-            x = x if self.reader.norm is None else self.reader.norm(x)
-            # the soft cap is increasing and the scale a factor: neither turns the gradient
-            (towards,) = torch.autograd.grad((x * self.reader.weight[tokens.to(x.device)]).sum(), at)
+        towards = direction(self.reader, self.lens, layer, h.expand(len(tokens), -1), tokens)
         noise = torch.randn(len(tokens), len(h), generator=self.generator).to(h.device)
         length = STEP * h.norm()
         delta = torch.cat([length * way / way.norm(dim=1, keepdim=True) for way in (towards, noise)])
@@ -224,7 +221,7 @@ class _Score:
         for start in range(0, len(deltas), _ROWS):
             delta, here = deltas[start : start + _ROWS], layer_of[start : start + _ROWS, None].to(deltas.device)
             edits = [
-                Edit(site, (layer,), (-1,), Add(torch.where(here == layer, delta, 0.0)))
+                Edit(site, (layer,), (-1,), Add(torch.where(here == layer, delta, 0.0)[:, None]))
                 for layer in dict.fromkeys(here[:, 0].tolist())
             ]
             own = None if cache is None else expanded(cache, len(delta))

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from tiny import tiny as random_model
 
 from midstream.errors import RequestError
-from midstream.lens.file import container
 from midstream.lens.file.artifact import load, save
 from midstream.lens.file.describe import describe
 from midstream.lens.lens import LOGIT
 from midstream.model.load import load as load_model
 from midstream.model.probe import FLOAT32, difference, projections
+from midstream.stream import container
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_what_is_no_lens_file_is_a_sentence(tiny, tiny_folder, place):
         place.write_bytes(content)
         with pytest.raises(RequestError, match=str(place)):
             load(place, tiny)
-    with pytest.raises(RequestError, match="no lens of midstream's"):
+    with pytest.raises(RequestError, match="no file of midstream's"):
         load(tiny_folder / "model.safetensors", tiny)
     header = json.dumps({"__metadata__": {"format": "midstream", "version": "1", "text": "[" * 100_000}}).encode()
     place.write_bytes(len(header).to_bytes(8, "little") + header)

@@ -17,8 +17,8 @@ from lens_sample import sample
 
 from midstream.errors import RequestError
 from midstream.lens.file.artifact import save
-from midstream.lens.file.container import write
 from midstream.lens.file.hub import download, upload
+from midstream.stream.container import write
 
 COMMIT = "c" * 40
 

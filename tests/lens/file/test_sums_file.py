@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from midstream.errors import RequestError
-from midstream.lens.file import container
 from midstream.lens.file.sums_file import Gathered, load, save
 from midstream.lens.fit.back_off import Counts
 from midstream.lens.fit.sums import Sums, calibrate
+from midstream.stream import container
 
 PLAN = "p" * 64
 

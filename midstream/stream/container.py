@@ -1,6 +1,6 @@
-"""The container of lens files: a safetensors file with one JSON text, sealed by a hash over both.
+"""The container of lens and edit files: a safetensors file with one JSON text, sealed by a hash over both.
 
-The format's own library writes the entries of its metadata in random order, and equal lenses should give equal bytes;
+The format's own library writes the entries of its metadata in random order, and equal content should give equal bytes;
 so the file is written here, and read by that library once every size has been checked.
 """
 
@@ -117,7 +117,8 @@ def read(path: str | Path) -> Container:
         raise damaged(path, str(error)[:200]) from error
     if metadata.get("format") != FORMAT:
         raise RequestError(
-            f"{path} holds tensors but no lens of midstream's: expected a file that Lens.save or midstream fit wrote."
+            f"{path} holds tensors but is no file of midstream's: expected one that midstream fit, Lens.save or "
+            "save_edits wrote."
         )
     if metadata.get("version") != str(VERSION):
         raise RequestError(

@@ -1,0 +1,278 @@
+"""What the facade hands out: lenses, readings, scores, summaries and stores with the ways to keep and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midstream.errors import RequestError, choices
+from midstream.lens.lens import Lens as LensValue
+from midstream.lens.read.request import Request
+from midstream.model.model import Model
+from midstream.record import Array, ReadingTable, ScoreTable, SummaryTable
+from midstream.run.text import tracks
+from midstream.view.chart import DEFAULT
+
+if TYPE_CHECKING:
+    from midstream.run.sample import Piece
+    from midstream.sample.generate import Step
+    from midstream.store.query import Answer
+    from midstream.store.store import Store as StoreFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Lens(LensValue):
+    """A lens with the ways to keep it; see ``lens.lens.Lens`` for what it is made of."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to one ``.safetensors`` file, whole or not at all. Raises RequestError when that cannot be done."""
+        from midstream.lens.file.artifact import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> Lens:
+        """The lens in a file, or whatever ``--lens`` names, checked against the model.
+
+        Args:
+            path: a lens file; with a model also the name of a kind, a tuned-lens folder, a Jacobian-lens ``.pt``, or
+                ``hf:OWNER/NAME/FILE``.
+            model: the model it is to read; None: only look at the file, unchecked.
+
+        Raises RequestError for a damaged file and for a lens of another model.
+        """
+        if model is None:
+            from midstream.lens.file.artifact import load
+
+            return as_lens(load(path))
+        from midstream.lens.file.find import find
+
+        return as_lens(find(model, path))
+
+
+def as_lens(lens: LensValue) -> Lens:
+    """The lens with the ways to keep it."""
+    return Lens(**{entry.name: getattr(lens, entry.name) for entry in fields(LensValue)})
+
+
+@dataclass(frozen=True, eq=False)
+class Reading(ReadingTable):
+    """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
+
+    In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
+    for the curves of the tokens that lead; a copy or a pickle does without.
+    """
+
+    _model: Model | None = field(default=None, repr=False, compare=False)
+    _request: Request | None = field(default=None, repr=False, compare=False)
+    _rows: int = field(default=0, repr=False, compare=False)
+
+    def show(self, statistic: str = DEFAULT) -> None:
+        """Print the grid to the terminal, coloured by ``statistic``."""
+        from rich.console import Console
+
+        from midstream.view.terminal import grid
+
+        Console().print(grid(self, statistic=statistic))
+
+    def html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
+        """The interactive grid as one self-contained page; written to ``path`` where given.
+
+        Raises RequestError when the file cannot be written; nothing is left of it then.
+        """
+        from midstream.store.write import atomic
+        from midstream.view.html import page
+
+        text = page(self, tracks=self._tracks(), title=title)
+        if path is not None:
+            with atomic(path) as file:
+                file.write_text(text, encoding="utf-8")
+        return text
+
+    def plot(
+        self, path: str | Path, *, statistic: str = DEFAULT, lenses: Sequence[str] | None = None, every: int = 1
+    ) -> None:
+        """Draw the grid as an SVG, PNG or PDF figure, by the ending of ``path``.
+
+        ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th layer, counted back from the last.
+        """
+        from midstream.view.plot import save
+
+        save(self, path, statistic=statistic, lenses=lenses, every=every)
+
+    def save(self, path: str | Path) -> None:
+        """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        from midstream.store.write import write_parquet
+
+        write_parquet(_parquet(path), [self])
+
+    def _repr_html_(self) -> str:
+        from midstream.view.html import fragment
+
+        return fragment(self, tracks=self._tracks())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the model, which may be large and cannot always be pickled."""
+        return self.__dict__ | {"_model": None, "_request": None}
+
+    def _tracks(self) -> dict[str, Array] | None:
+        picked = len(self) != self._rows
+        if self._model is None or self._request is None or picked:
+            return None
+        return tracks(self._model, self, self._request)
+
+
+@dataclass(frozen=True, eq=False)
+class Score(ScoreTable):
+    """A score with the ways to look at it; see ``ScoreTable`` for its columns and conversions."""
+
+    def show(self) -> None:
+        """Print the tables to the terminal."""
+        from rich.console import Console
+
+        from midstream.view.score_table import table
+
+        Console().print(table(self))
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
+        from midstream.view.score_plot import save
+
+        save(self, path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        from midstream.store.write import write_score
+
+        write_score(_parquet(path), self)
+
+
+@dataclass(frozen=True, eq=False)
+class Summary(SummaryTable):
+    """Averages of a store with the ways to look at them; see ``SummaryTable`` for the columns and conversions."""
+
+    def show(self, *, every: int | None = None) -> None:
+        """Print the tables to the terminal; ``every`` k: each k-th layer, counted back from the last."""
+        from rich.console import Console
+
+        from midstream.view.summary_table import table
+
+        Console().print(table(self, every=every))
+
+    def plot(self, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
+        """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
+        from midstream.view.summary_plot import save
+
+        save(self, path, names=measures)
+
+    def save(self, path: str | Path) -> None:
+        """Write the estimates to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        from midstream.store.write import write_summary
+
+        write_summary(_parquet(path), self)
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a scan has kept, to be asked; made by ``open``.
+
+    Attributes:
+        files: the opened store: its ``path``, ``header`` (model, lenses, layers ...) and finished shards.
+    """
+
+    files: StoreFiles
+
+    def sql(self, text: str) -> Answer:
+        """The answer to one SELECT over ``readings``, ``documents``, ``positions``, ``tokens``, ``by_layer`` and, where
+        tokens were watched, ``watched``: ``.names``, ``.rows()``, ``.arrow()``, ``.pandas()``, ``.polars()``.
+
+        Raises RequestError for SQL that is wrong, writes, or reads other files.
+        """
+        from midstream.store.query import sql
+
+        return sql(self.files, text)
+
+    def summary(self, by: str = "layer", **options: Any) -> Summary:
+        """Averages with intervals that count documents; see ``store.summary.summary``.
+
+        Args:
+            by: ``layer``, ``position``, ``frequency`` (of the target in the store) or a field of the documents.
+            options: measures (names; None: the KLs, logprob, entropy, accuracy, agreement), cluster, min_context, seed.
+        """
+        from midstream.store.summary import summary
+
+        return _summary(summary(self.files, by, **_known(options)))
+
+    def difference(self, other: Store | str | Path, by: str = "layer", **options: Any) -> Summary:
+        """The same averages less those of another store, over the documents that both hold, paired by document."""
+        from midstream.store.difference import difference
+
+        less = other if isinstance(other, Store) else open(other)
+        return _summary(difference(self.files, less.files, by, **_known(options)))
+
+
+class Sample:
+    """Texts on their way: iterate to have each token as it comes; ``texts`` has all that was made, and ends the rest.
+
+    What was made before an interruption stays: iterate or ask again to go on.
+    """
+
+    def __init__(self, model: Model, pieces: Iterator[Piece], count: int) -> None:
+        self._model, self._rest, self._count = model, pieces, count
+        self.pieces: list[Piece] = []
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Each token with what was read where it was chosen (``run.sample.Piece``), from the first on."""
+        yield from self.pieces
+        for piece in self._rest:
+            self.pieces.append(piece)
+            yield piece
+
+    @property
+    def steps(self) -> list[list[Step]]:
+        """The steps of each text (``sample.generate.Step``); generates what is still missing."""
+        found: list[list[Step]] = [[] for _ in range(self._count)]
+        for piece in self:
+            found[piece.step.text].append(piece.step)
+        return found
+
+    @property
+    def texts(self) -> list[str]:
+        """The continuation of each prompt, without an end-of-text token."""
+        from midstream.run.sample import written
+
+        ends = [[step.token for step in steps if step.ended != "end"] for steps in self.steps]
+        return [written(self._model, tokens) for tokens in ends]
+
+    @property
+    def text(self) -> str:
+        """The continuation of the only prompt. Raises RequestError where there are several."""
+        if self._count != 1:
+            raise RequestError(f"there are {self._count} prompts: ask for texts.")
+        return self.texts[0]
+
+
+def open(path: str | Path) -> Store:
+    """The store in a folder that a scan has written, also one whose scan goes on. Raises RequestError for no store."""
+    from midstream.store.store import open_store
+
+    return Store(open_store(path))
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("measures", "cluster", "min_context", "seed")
+    if unknown := set(options) - set(names):
+        raise choices("option", min(unknown), names)
+    return options
+
+
+def _summary(table: SummaryTable) -> Summary:
+    return Summary(**{entry.name: getattr(table, entry.name) for entry in fields(SummaryTable)})
+
+
+def _parquet(path: str | Path) -> str | Path:
+    if Path(path).suffix != ".parquet":
+        raise RequestError(f"cannot save {str(path)!r}: expected a name that ends in .parquet.")
+    return path
