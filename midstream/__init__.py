@@ -17,9 +17,9 @@ for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 
 __version__ = "0.1.0"
 __all__ = [
-    "Add", "Edit", "Interpolate", "Lens", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
-    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "read", "save_edits",
-    "scan", "score",
+    "Add", "Edit", "Interpolate", "Lens", "Patching", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
+    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "patch", "read",
+    "save_edits", "scan", "score",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

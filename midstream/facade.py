@@ -9,12 +9,12 @@ from textwrap import shorten
 from typing import Any, Unpack
 
 from midstream.errors import RequestError, choices
-from midstream.handle import Lens, Reading, Sample, Score, Store, Summary, as_lens, open
+from midstream.handle import Lens, Patching, Reading, Sample, Score, Store, Summary, as_lens, open
 from midstream.lens.lens import Lens as LensValue
 from midstream.lens.read.request import ReadOptions, request
 from midstream.model.load import load
 from midstream.model.model import Model
-from midstream.record import ReadingTable, ScoreTable
+from midstream.record import PatchTable, ReadingTable, ScoreTable
 from midstream.run.edit_spec import edits_of
 from midstream.run.edit_vector import Setting
 from midstream.run.score import ScoreOptions
@@ -26,9 +26,9 @@ from midstream.stream.edit import Edit
 from midstream.stream.edit_file import load_edits, save_edits
 
 __all__ = [
-    "Add", "Edit", "Interpolate", "Lens", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
-    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "read", "save_edits",
-    "scan", "score",
+    "Add", "Edit", "Interpolate", "Lens", "Patching", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
+    "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "patch", "read",
+    "save_edits", "scan", "score",
 ]  # fmt: skip
 
 
@@ -232,3 +232,26 @@ def generate(
     )
     asked = None if read is None else request(model, read)
     return Sample(model, run_sample(model, prompts, wanted, asked), len(prompts))
+
+
+def patch(model: Model, text: str, other: str, token: str, **options: Any) -> Patching:
+    """Put the stream of another text into a text, place by place: what that does to a token at its end.
+
+    Args:
+        model: from ``load``.
+        other: as many tokens as ``text``.
+        token: the text of a single token; its log-probability at the last position is measured.
+        options: see ``run.patching.PatchOptions``: layers, every, site, along, control.
+
+    Raises RequestError for texts of unequal length, and for what the model lacks.
+    """
+    from midstream.run.patching import PatchOptions, patch_texts
+
+    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
+        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    known = [entry.name for entry in fields(PatchOptions)]
+    if unknown := set(options) - set(known):
+        raise choices("option", min(unknown), known)
+    call = f"midstream.patch(model, {shorten(repr((text, other, token)), 300)})"
+    table = patch_texts(model, text, other, token, PatchOptions(**options), command=call)
+    return Patching(**{entry.name: getattr(table, entry.name) for entry in fields(PatchTable)})

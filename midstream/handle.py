@@ -11,7 +11,7 @@ from midstream.errors import RequestError, choices
 from midstream.lens.lens import Lens as LensValue
 from midstream.lens.read.request import Request
 from midstream.model.model import Model
-from midstream.record import Array, ReadingTable, ScoreTable, SummaryTable
+from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable
 from midstream.run.text import tracks
 from midstream.view.chart import DEFAULT
 
@@ -211,6 +211,31 @@ class Store:
 
         less = other if isinstance(other, Store) else open(other)
         return _summary(difference(self.files, less.files, by, **_known(options)))
+
+
+@dataclass(frozen=True, eq=False)
+class Patching(PatchTable):
+    """A patching with the ways to look at it; see ``PatchTable`` for its columns and conversions."""
+
+    def show(self, *, every: int = 1) -> None:
+        """Print the grid to the terminal; ``every`` k: each k-th layer, counted back from the last."""
+        from rich.console import Console
+
+        from midstream.view.patch_grid import PatchGrid
+
+        Console().print(PatchGrid(self, every))
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the effects and the control's as an SVG, PNG or PDF figure, by the ending of ``path``."""
+        from midstream.view.patch_grid import save
+
+        save(self, path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
+        from midstream.store.write import write_patching
+
+        write_patching(_parquet(path), self)
 
 
 class Sample:

@@ -110,6 +110,19 @@ _ESTIMATE: tuple[Column, ...] = (
 )
 """An ``Estimate`` as columns."""
 
+PATCHING: tuple[Column, ...] = (
+    Column("layer", "int16", False, "", "as in a reading"),
+    Column("site", "str", False, "", "as in a reading"),
+    Column("position", "int32", False, "tokens", "where the other run's stream was put in"),
+    Column("token", "str", False, "", "the text's token there"),
+    Column("source_token", "str", False, "", "the other text's token there"),
+    Column("logprob", "float32", False, "nats", "log-probability of the chosen token at the end, with the patch"),
+    Column("effect", "float32", False, "nats", "that less the log-probability without the patch"),
+    Column("share", "float32", True, "1", "effect over the two texts' difference; null where that is under 0.01 nats"),
+    Column("control", "float32", False, "nats", "effect of the same patch from an unrelated text"),
+)
+"""The columns of a patching: one row a layer and position, layers ascending."""
+
 SUMMARY: tuple[Column, ...] = (
     Column("lens", "str", False, "", "name of the lens"),
     Column("site", "str", False, "", "as in a reading"),
@@ -268,6 +281,31 @@ class ReadingTable(Table):
             watched = {column.name: as_list(self.watched[column.name]) for column in WATCHED}
             watched["watch_token"] = [self.vocabulary[i] for i in watched["watch_id"]]
             document["watched"] = watched
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchTable(Table):
+    """What putting one run's stream into another does to a token's log-probability: columns as in ``PATCHING``.
+
+    Attributes:
+        chosen: the token whose log-probability is measured, as text.
+        unpatched, source: its log-probability at the end of the text and of the other text, nats.
+        layers: number L of blocks of the model.
+    """
+
+    chosen: str
+    unpatched: float
+    source: float
+    provenance: Provenance
+    layers: int
+    DECLARED: ClassVar[tuple[Column, ...]] = PATCHING
+
+    def json(self) -> str:
+        """One JSON document: ``{"schema", "provenance", "chosen", "unpatched", "source", "columns"}``."""
+        more = {"chosen": self.chosen, "unpatched": self.unpatched, "source": self.source}
+        columns = {column.name: as_list(self.columns[column.name]) for column in PATCHING}
+        document = {"schema": SCHEMA, "provenance": asdict(self.provenance), **more, "columns": columns}
         return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 

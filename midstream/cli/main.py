@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from midstream.cli.anatomy import anatomy
 from midstream.cli.fit import fit
 from midstream.cli.lens import app as lens
+from midstream.cli.patch import patch
 from midstream.cli.query import query
 from midstream.cli.read import read
 from midstream.cli.sample import sample
@@ -75,6 +76,7 @@ def about(
 
 app.command()(read)
 app.command()(sample)
+app.command()(patch)
 app.command()(anatomy)
 app.command()(fit)
 app.command()(score)

@@ -12,12 +12,10 @@ from midstream.corpus.window import Window
 from midstream.model.memory import give_back
 from midstream.model.model import Model
 from midstream.stream.capture import capture_sites
+from midstream.stream.site import Place
 
 MIN_CONTEXT = 4
 """Positions with fewer tokens before them are left out of fits and averages: attention sinks carry huge norms."""
-
-Place = tuple[int, str]
-"""A layer and a site."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError, choices
-from midstream.run.edit_vector import Places, Setting, vectors
+from midstream.run.edit_vector import Places, Setting, mean_of, vectors
 from midstream.run.numbers import numbers
 from midstream.stream.change import Add, Interpolate, ProjectOut, Replace, Scale, What
 from midstream.stream.edit import Edit, verify
@@ -140,7 +140,7 @@ class _Made:
             if keep is None:
                 raise choices("value of keep_norm", values["keep_norm"], ("yes", "no"))
             return Interpolate(vector, _number("alpha", values["alpha"]), keep)
-        return Replace(vector) if self.kind == "replace" else ProjectOut(_mean(vector)[None])
+        return Replace(vector) if self.kind == "replace" else ProjectOut(mean_of(vector)[None])
 
     def _patch(self, text: str) -> list[Edit]:
         model, n = self.setting.model, len(self.setting.ids)
@@ -167,14 +167,9 @@ class _Made:
         if self.places.positions == "new":
             raise RequestError("a swap takes what the text has without it, and new positions have nothing yet.")
         pair = [vectors(self.setting, self.places, f"{head}:{token}") for token in (one, other)]
-        rows = {layer: torch.stack([_mean(vector[layer]) for vector in pair]) for layer in self.places.layers}
+        rows = {layer: torch.stack([mean_of(vector[layer]) for vector in pair]) for layer in self.places.layers}
         at = self.places.indices(len(self.setting.ids))
         return swap(self.setting.model, self.setting.tensor, rows, at, site=self.places.site)
-
-
-def _mean(vector: Tensor) -> Tensor:
-    """One vector ``[d]`` for all positions."""
-    return vector if vector.dim() == 1 else vector.flatten(0, -2).mean(0)
 
 
 def _number(name: str, given: str) -> float:

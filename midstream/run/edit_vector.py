@@ -83,6 +83,11 @@ def vectors(setting: Setting, places: Places, given: str) -> dict[int, Tensor]:
     return dict.fromkeys(places.layers, _one(setting, source, rest))
 
 
+def mean_of(vector: Tensor) -> Tensor:
+    """One vector ``[d]`` for all positions."""
+    return vector if vector.dim() == 1 else vector.flatten(0, -2).mean(0)
+
+
 def _one(setting: Setting, source: str, token: str) -> Tensor:
     anatomy = setting.model.anatomy
     if source == "random":

@@ -12,11 +12,12 @@ from midstream.interrupt import undisturbed
 from midstream.lens.file.sums_file import Gathered
 from midstream.lens.fit.back_off import Counts
 from midstream.lens.fit.sums import Batch, Calibration, Key, Sums, calibrate
-from midstream.lens.passage import Passage, Place, passage
+from midstream.lens.passage import Passage, passage
 from midstream.model.model import Model
 from midstream.readout.read import top1
 from midstream.readout.reader import Reader
 from midstream.run.fit_plan import BASELINES, Plan, Unit
+from midstream.stream.site import Place
 
 CALIBRATED = 4096
 """Positions of the fit documents that shifts and norm limits are taken from."""

@@ -21,8 +21,7 @@ from midstream.model.model import Model
 from midstream.stream.capture import capture_sites
 from midstream.stream.change import Interpolate
 from midstream.stream.edit import Edit
-
-Place = tuple[int, str]
+from midstream.stream.site import Place
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,11 @@ from midstream.model.model import Model
 from midstream.model.product import full_float32, product
 from midstream.readout.reader import Reader, output_reader
 from midstream.readout.sums import finish
-from midstream.sample.anchor import Anchor, Place, cache_of, check
+from midstream.sample.anchor import Anchor, cache_of, check
 from midstream.sample.choose import Choice
 from midstream.stream.capture import capture_sites
 from midstream.stream.edit import Edit, verify, within
+from midstream.stream.site import Place
 
 
 @dataclass(frozen=True, eq=False)

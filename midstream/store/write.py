@@ -23,7 +23,7 @@ import numpy as np
 
 from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
-from midstream.record import SCHEMA, WATCHED, ReadingTable, ScoreTable, SummaryTable, as_list
+from midstream.record import SCHEMA, WATCHED, PatchTable, ReadingTable, ScoreTable, SummaryTable, as_list
 from midstream.store.rows import bound, copy, explained, insert, open_rows
 
 if TYPE_CHECKING:
@@ -121,26 +121,35 @@ def write_score(path: str | Path, table: ScoreTable) -> Path:
     The key-value metadata hold ``schema``, ``provenance`` and ``notes`` (JSON) and ``layers``. Raises RequestError when
     nothing can be written there; what was there before is untouched then.
     """
-    return _write_estimates(path, table, {})
+    return _write_table(path, table, _notes(table))
 
 
 def write_summary(path: str | Path, table: SummaryTable) -> Path:
     """Writes a summary as ``write_score`` writes a score; the metadata also hold ``grouped_by``."""
-    return _write_estimates(path, table, {"grouped_by": table.by})
+    return _write_table(path, table, _notes(table) | {"grouped_by": table.by})
 
 
-def _write_estimates(path: str | Path, table: ScoreTable | SummaryTable, more: dict[str, str]) -> Path:
+def write_patching(path: str | Path, table: PatchTable) -> Path:
+    """Writes a patching as ``write_score`` writes a score; the metadata hold chosen, unpatched and source."""
+    more = {"chosen": table.chosen, "unpatched": str(table.unpatched), "source": str(table.source)}
+    return _write_table(path, table, more)
+
+
+def _write_table(path: str | Path, table: ScoreTable | SummaryTable | PatchTable, more: dict[str, str]) -> Path:
     target = check_target(path)
     with _beside(target) as folder, explained(target):
         database = open_rows(folder, {"estimate": table.DECLARED})
         try:
             insert(database, "estimate", table.DECLARED, table.columns)
-            metadata = _metadata(table) | {"notes": json.dumps(table.notes, ensure_ascii=False)} | more
-            made = copy(database, "estimate", table.DECLARED, folder / "s", metadata)
+            made = copy(database, "estimate", table.DECLARED, folder / "s", _metadata(table) | more)
         finally:
             database.close()
         publish({made: target})
     return target
+
+
+def _notes(table: ScoreTable | SummaryTable) -> dict[str, str]:
+    return {"notes": json.dumps(table.notes, ensure_ascii=False)}
 
 
 def write_csv(table: ReadingTable, stream: TextIO, *, header: bool = True) -> None:
@@ -205,6 +214,6 @@ def _is_ours(database: duckdb.DuckDBPyConnection, path: Path) -> bool:
         return False
 
 
-def _metadata(table: ReadingTable | ScoreTable | SummaryTable) -> dict[str, str]:
+def _metadata(table: ReadingTable | ScoreTable | SummaryTable | PatchTable) -> dict[str, str]:
     provenance = json.dumps(asdict(table.provenance), ensure_ascii=False, allow_nan=False)
     return {"schema": str(SCHEMA), "provenance": provenance, "layers": str(table.layers)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from midstream.model.forward import Sight, seen
 from midstream.model.model import Model
 from midstream.stream.edit import Edit, Hit, plan
-from midstream.stream.site import tap
+from midstream.stream.site import Place, tap
 
 
 def capture(
@@ -29,12 +29,12 @@ def capture(
 def capture_sites(
     model: Model,
     ids: Tensor,
-    wanted: Sequence[tuple[int, str]],
+    wanted: Sequence[Place],
     *,
     mask: Tensor | Sight | None = None,
     cache: object | None = None,
     edits: Sequence[Edit] = (),
-) -> dict[tuple[int, str], Tensor]:
+) -> dict[Place, Tensor]:
     """The stream at every (layer, site) of ``wanted``, ``[b, t, d]`` in the model's dtype, safe to keep.
 
     Args:
@@ -55,12 +55,12 @@ def capture_sites(
 def capture_edited(
     model: Model,
     ids: Tensor,
-    wanted: Sequence[tuple[int, str]],
+    wanted: Sequence[Place],
     edits: Sequence[Edit],
     *,
     mask: Tensor | Sight | None = None,
     cache: object | None = None,
-) -> tuple[dict[tuple[int, str], Tensor], tuple[Hit, ...]]:
+) -> tuple[dict[Place, Tensor], tuple[Hit, ...]]:
     """As ``capture_sites``, and the record of what the edits hit."""
     places = list(dict.fromkeys(wanted))
     taps = [tap(model.anatomy, layer, site) for layer, site in places]

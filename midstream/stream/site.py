@@ -6,6 +6,9 @@ from midstream.errors import RequestError, choices
 from midstream.model.addition import Tap
 from midstream.model.anatomy import Anatomy
 
+Place = tuple[int, str]
+"""A layer and a site."""
+
 
 def check(anatomy: Anatomy, layer: int, site: str) -> None:
     """Raise RequestError, listing what there is, unless the model has ``site`` at ``layer``."""

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from midstream.corpus.window import LONGEST, Window, windows
-from midstream.lens.passage import Place
 from midstream.model.forward import new_cache
 from midstream.model.model import Model
 from midstream.model.tokenizer import Encoded
 from midstream.record import Array
 from midstream.stream.capture import capture_sites
 from midstream.stream.edit import Edit, within
+from midstream.stream.site import Place
 
 CHUNK = 256
 """Positions whose stream is held at once: 18 MB for the default model; more is no faster."""

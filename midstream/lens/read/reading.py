@@ -17,7 +17,6 @@ from torch import Tensor
 from midstream.corpus.window import Window
 from midstream.errors import RequestError
 from midstream.lens.lens import Lens, Source
-from midstream.lens.passage import Place
 from midstream.lens.read.chunks import Chunk, Texts, Wanted, cut
 from midstream.lens.read.request import START, Request
 from midstream.lens.read.table import Part, table
@@ -29,6 +28,7 @@ from midstream.readout.read import Rows, read, top1
 from midstream.readout.reader import Reader, input_reader, output_reader
 from midstream.record import Array, ReadingTable
 from midstream.stream.edit import verify
+from midstream.stream.site import Place
 
 READERS = {"output": output_reader, "input": input_reader}
 """What makes the reader that a lens names."""

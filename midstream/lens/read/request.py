@@ -11,10 +11,9 @@ from midstream.errors import RequestError, choices
 from midstream.lens.file.find import find_all
 from midstream.lens.file.folder import available
 from midstream.lens.lens import Lens, spans
-from midstream.lens.passage import Place
 from midstream.model.model import Model
 from midstream.stream.edit import Edit
-from midstream.stream.site import check
+from midstream.stream.site import Place, check
 
 Precision = Literal["exact", "fast"]
 
