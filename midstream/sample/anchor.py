@@ -105,9 +105,8 @@ def cache_of(model: Model) -> object:
     """An empty cache that positions can be taken out of again. Raises RequestError, by name, where there is none."""
     cache = new_cache(model.module, model.anatomy)
     if cache is None or not rewindable(cache):
-        raise RequestError(
-            f"a {model.anatomy.family} model cannot be anchored: its cache holds states that cannot be taken back."
-        )
+        why = "it has no standard cache" if cache is None else "its cache holds states that cannot be taken back"
+        raise RequestError(f"a {model.anatomy.family} model cannot be anchored: {why}.")
     return cache
 
 
@@ -141,10 +140,10 @@ def parallel(model: Model, anchor: Anchor, tokens: int) -> str:
     Families with ALiBi and others that do not go by a mask of our own fail that trial, and are named.
     """
     window = getattr(getattr(model.module, "config", None), "sliding_window", None)
-    if isinstance(window, int) and window < tokens:
+    if isinstance(window, int) and 0 < window < tokens:
         return f"a text of {tokens} tokens is longer than the model's sliding window of {window}: the loop is used"
     generator = torch.Generator().manual_seed(0)
-    t = min(12, model.context, window if isinstance(window, int) else 12)
+    t = min(12, model.context, window or 12)
     ids = torch.randint(0, model.anatomy.vocabulary, (1, t), generator=generator).to(model.device)
     chosen = torch.ones(1, t, dtype=torch.bool)
     chosen[:, 0] = False
