@@ -156,7 +156,7 @@ class _Shown:
         while True:
             step = self.pieces[-1].step
             new = b"" if step.ended == "end" else self.model.tokenizer.token_bytes(step.token)
-            yield _visible(decoder.decode(new, final=bool(step.ended)))
+            yield visible(decoder.decode(new, final=bool(step.ended)))
 
     def _line(self, piece: Piece) -> str:
         """The token, its log-probability, and the best token of each layer read."""
@@ -204,6 +204,6 @@ ANCHOR = ("layer", "alpha", "name", "keep_norm", "every_layer", "surprise")
 """What a document says of an anchor."""
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Text as a terminal may show it: control characters but newline and tab are spelled out."""
     return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)

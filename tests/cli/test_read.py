@@ -202,3 +202,22 @@ def test_terminated_leaves_nothing(desk):
     process.terminate()
     assert process.wait() == 143
     assert [path.name for path in desk.iterdir()] == ["long.txt"]
+
+
+def test_a_text_is_read_under_edits_and_beside_itself(midstream, tiny_folder):
+    words = ("read", "The capital of France is", "--model", str(tiny_folder), "--every", "10")
+    edit = ("--edit", "layers=9 positions=2 add=random length=0.5", "--seed", "3")
+    document = json.loads(midstream(*words, *edit, "--versus", "--format", "json").stdout)
+    columns = document["columns"]
+    moved = {p for p, kl in zip(columns["position"], columns["kl_unedited"], strict=True) if kl > 1e-4}
+    assert min(moved) == 2
+    (stated,) = document["provenance"]["settings"]["edits"]
+    assert (stated["layers"], stated["positions"], stated["what"]["kind"]) == ([9], [2], "add")
+    shown = midstream(*words, *edit, "--versus")
+    assert "KL(unedited ‖ edited) in nats" in shown.stdout
+    refused = midstream(*words, "--versus")
+    assert refused.exit_code == 2
+    assert "nothing to compare with" in refused.stderr
+    refused = midstream(*words, "--edit", "layers=99 scale=2")
+    assert refused.exit_code == 2
+    assert "unknown layer 99" in refused.stderr
