@@ -63,6 +63,21 @@ def shards(store: Path) -> list[int]:
     return sorted(number for number in numbers if f"{number:06d}.json" in names)
 
 
+def store_around(path: Path) -> Path | None:
+    """The folder above a path, its links resolved, that is a store, sound or not, or was one; None where none is."""
+    return next((folder for folder in path.parents if _is_store(folder)), None)
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder holds a header, be it damaged, with what stands beside one; or shards that have lost theirs."""
+    if os.path.lexists(folder / HEADER):
+        return any(os.path.lexists(folder / name) for name in (SHARDS, VOCABULARY))
+    try:
+        return (folder / "readings").is_dir() and bool(shards(folder))
+    except (DamagedError, OSError):  # what cannot be looked into is taken for no store
+        return False
+
+
 def documents_digest(documents: Iterable[tuple[int, str]]) -> str:
     """sha256 in hex over the documents of a shard or a corpus, each its doc_id and the sha256 of its text, in order."""
     digest = hashlib.sha256()

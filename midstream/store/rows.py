@@ -30,7 +30,9 @@ def open_rows(folder: Path, tables: Mapping[str, Sequence[Column]]) -> duckdb.Du
 
     # one thread: less memory, and with more DuckDB 2.0 can hang for ever on Ctrl-C
     settings: dict[str, Any] = {"threads": 1, "temp_directory": str(folder / "spill")}
-    database = duckdb.connect(folder / "rows.duckdb", config=settings)
+    # after a "?" DuckDB looks for options, and puts the name of its log before it; in memory it spills all the same
+    place = ":memory:" if "?" in str(folder) else folder / "rows.duckdb"
+    database = duckdb.connect(place, config=settings)
     database.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
     for name, declared in tables.items():
         types = ", ".join(f'"{column.name}" {_type(column)}' for column in declared)

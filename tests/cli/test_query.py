@@ -80,6 +80,8 @@ WRONG = {
     "an ending that is not the format": (["store", "FROM readings", "--format", "csv", "--out", "x.json"], "in .csv"),
     "text into a file": (["store", "FROM readings", "--format", "text", "--out", "x.json"], ".parquet, .csv or .json"),
     "no such folder": (["store", "FROM readings", "--out", "none/x.csv"], "none"),
+    "a file of the store": (["store", "FROM readings", "--out", "store/readings/000000.parquet"], "inside the store"),
+    "its header": (["store", "FROM readings", "--out", "store/store.json"], "inside the store"),
 }
 
 

@@ -118,6 +118,8 @@ WRONG = {
     "wrong ending": (["summary", "store", "--out", "s.csv"], ".parquet"),
     "wrong figure": (["summary", "store", "--plot", "s.gif"], ".svg"),
     "no such folder": (["summary", "store", "--out", "none/s.parquet"], "none"),
+    "into a store": (["summary", "store", "--out", "store/readings/000000.parquet"], "inside the store"),
+    "a figure in a store": (["summary", "store", "--plot", "store/s.svg"], "inside the store"),
     "no store": (["show", "nothing"], "no store"),
     "nothing to check": (["check", "nothing"], "no store"),
 }
