@@ -181,6 +181,11 @@ class Header:
         """The files that a shard has: ``watched`` only where tokens are watched."""
         return tuple(kind for kind in KINDS if kind != "watched" or self.request.get("watch"))
 
+    @property
+    def tables(self) -> dict[str, tuple[Column, ...]]:
+        """Kind -> the columns of its files."""
+        return {kind: self.columns if kind == "readings" else KINDS[kind] for kind in self.kinds}
+
     @classmethod
     def read(cls, store: Path) -> Self:
         """From ``store.json``. Raises DamagedError, or RequestError for a store of another schema."""
@@ -194,13 +199,8 @@ class Header:
             seen = Fields(found, cls)
             seen.whole("schema")
             select, request = seen.object("select"), seen.object("request")
-            kept, share, watch = (*(select.get(name) for name in ("statistics", "share")), request.get("watch", []))
-            if not isinstance(kept, list) or any(name not in STATISTICS for name in kept):
-                raise ValueError("its statistics are none")
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                raise ValueError("its share of positions is none")
-            if not isinstance(watch, list) or any(type(token) is not int for token in watch):
-                raise ValueError("its watched tokens are none")
+            _check_select(select)
+            _check_request(request)
             return cls(
                 model=seen.text("model"),
                 identity=seen.sha256("identity"),
@@ -215,6 +215,34 @@ class Header:
                 midstream=seen.text("midstream"),
                 vocabulary=File.read(found["vocabulary"]),
             )
+
+
+def _check_select(select: Mapping[str, Any]) -> None:
+    """Raises ValueError unless it says what ``Header.select`` does."""
+    if set(select) != {"statistics", "share", "seed"}:
+        raise ValueError("selects by other fields than it should")
+    kept, share, seed = select["statistics"], select["share"], select["seed"]
+    if not isinstance(kept, list) or any(name not in STATISTICS for name in kept):
+        raise ValueError("its statistics are none")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError("its share of positions is none")
+    if seed is not None and type(seed) is not int:
+        raise ValueError("its seed is none")
+
+
+def _check_request(request: Mapping[str, Any]) -> None:
+    """Raises ValueError unless it says what is read of each position; what else it says changes only the rows."""
+    lacking = [name for name in ("layers", "sites", "top_k", "watch") if name not in request]
+    if lacking:
+        raise ValueError(f"does not say the {lacking[0]} of its request")
+    layers, top_k, watch = request["layers"], request["top_k"], request["watch"]
+    if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
+        raise ValueError("its layers are none")
+    Fields(request).strings("sites")
+    if type(top_k) is not int or top_k < 0:
+        raise ValueError("its number of best tokens is none")
+    if not isinstance(watch, list) or any(type(token) is not int for token in watch):
+        raise ValueError("its watched tokens are none")
 
 
 @dataclass(frozen=True)
