@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -188,11 +189,14 @@ class Store:
         """The answer to one SELECT over ``readings``, ``documents``, ``positions``, ``tokens``, ``by_layer`` and, where
         tokens were watched, ``watched``: ``.names``, ``.rows()``, ``.arrow()``, ``.pandas()``, ``.polars()``.
 
-        Raises RequestError for SQL that is wrong, writes, or reads other files.
+        Warns of shards that are left out. Raises RequestError for SQL that is wrong, writes, or reads other files.
         """
         from midstream.store.query import sql
 
-        return sql(self.files, text)
+        answer = sql(self.files, text)
+        for note in answer.notes:
+            warnings.warn(note, stacklevel=2)
+        return answer
 
     def summary(self, by: str = "layer", **options: Any) -> Summary:
         """Averages with intervals that count documents; see ``store.summary.summary``.

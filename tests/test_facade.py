@@ -171,6 +171,12 @@ def test_a_store_is_asked_averaged_and_compared(stores, capsys):
     )
 
 
+def test_an_answer_over_a_damaged_store_warns(stores):
+    (stores / "a" / "shards" / "000001.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"1 shard of the store \(1\) is left out"):
+        ms.open("a").sql("SELECT 1")
+
+
 def test_what_a_store_cannot_do_is_one_sentence(stores):
     opened = ms.open("a")
     with pytest.raises(RequestError, match="no store"):

@@ -40,6 +40,8 @@ def query(
 
     opened = open_store(store)
     with ask(opened, sql) as answer:
+        for note in answer.notes:
+            print(f"midstream: {note}", file=sys.stderr)
         if out is not None:
             answer.write(out, kind)
         elif kind == "text":

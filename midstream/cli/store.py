@@ -127,15 +127,19 @@ def _described(store: Store) -> dict[str, Any]:
     """What a store is, as JSON values."""
     header, entries = store.header, store.entries
     totals = {name: sum(getattr(entry, name) for entry in entries) for name in ("tokens", "rows", "faults")}
-    return {
+    own = {
         "store": str(store.path),
         "schema": header.schema,
         "model": header.model,
         "identity": header.identity,
         "blocks": header.layers,
         "lenses": dict(header.lenses),
+    }
+    return {
+        **own,
         **header.request,
         **header.select,
+        **own,  # whatever fields a hostile request has
         "cut": dict(header.cut),
         "corpus": list(header.corpus),
         "where": [f"{field}={value}" for field, value in header.where],

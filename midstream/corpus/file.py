@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -90,9 +91,10 @@ def opened(path: Path) -> BinaryIO:
 
 
 def parsed(text: str) -> object:
-    """The value of a JSON text, NaN as null. Raises ValueError that says, after "line 3", why it has none."""
+    """The value of a JSON text, NaN and the infinite as null. Raises ValueError that says, after "line 3", why none."""
     try:
-        found = json.loads(text, parse_constant=lambda _: None)  # NaN is not JSON; undefined is null
+        # NaN is not JSON, and what 1e999 is read as neither; undefined is null
+        found = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -104,6 +106,10 @@ def parsed(text: str) -> object:
     except ValueError as error:
         raise ValueError(f"holds a number that is too long ({error})") from error
     return found
+
+
+def _finite(text: str) -> float | None:
+    return value if math.isfinite(value := float(text)) else None
 
 
 def listed(names: Iterable[str]) -> str:

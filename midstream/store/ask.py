@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
+from midstream.store.sealed import printable
 
 if TYPE_CHECKING:
     import duckdb
@@ -15,7 +16,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DISK = ("IOException", "OutOfMemoryException")
-_UNREADABLE = ("IOException", "InvalidInputException", "SerializationException", "InternalException")
+_UNREADABLE = ("IOException", "InvalidInputException", "SerializationException", "InternalException", "Error")
+"""What DuckDB raises for a file that it cannot read; ``Error`` comes from the Parquet decoder's own library."""
+
+
+class UnreadableError(RequestError):
+    """A query fails on what a file holds, or seems to.
+
+    Attributes:
+        said: what is wrong, as DuckDB has it.
+    """
+
+    def __init__(self, said: str, check: str = "midstream store check") -> None:
+        super().__init__(f"the query cannot be answered: {printable(said)}. {check} says whether a file is damaged.")
+        self.said = said
 
 
 def ask(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], *, disk: bool = True) -> T:
@@ -28,7 +42,7 @@ def ask(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], *, disk: b
         disk: whether what the disk says becomes a sentence about the store; without, it is DuckDB's own error.
 
     Raises:
-        RequestError: the query is wrong or fails.
+        RequestError: the query is wrong or fails; UnreadableError where a damaged file may be why.
     """
     made: list[T] = []
     failed: list[BaseException] = []
@@ -54,9 +68,11 @@ def ask(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], *, disk: b
     if not failed:
         return made[0]
     error = failed[0]
+    if isinstance(error, UnicodeDecodeError):
+        raise UnreadableError("a text is no UTF-8") from error
     if not type(error).__module__.endswith("duckdb") or (not disk and type(error).__name__ in _DISK):
         raise error
-    raise RequestError(_sentence(type(error).__name__, str(error))) from error
+    raise _dressed(type(error).__name__, str(error)) from error
 
 
 def quoted(value: str) -> str:
@@ -64,15 +80,19 @@ def quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _sentence(name: str, said: str) -> str:
+def _dressed(name: str, said: str) -> RequestError:
     """What DuckDB said: its first line, without the name of the error, and what it thinks was meant."""
     lines = said.splitlines() or [name]
     meant = [line for line in lines[1:] if line.startswith(("Candidate", "Did you mean"))]
     first = " ".join([lines[0].partition("Error: ")[2] or lines[0], *meant]).rstrip(".")
-    if name == "PermissionException":
-        return f"a query reads the store's own files and no others, and writes none: {first}."
-    if name == "OutOfMemoryException":
-        return f"the query needs more memory or disk than there is: {first}. Ask for fewer rows or columns."
     if name in _UNREADABLE:
-        return f"the query cannot be answered: {first}. midstream store check says whether a file is damaged."
-    return f"the query is wrong: {first}. There are the views readings, documents, positions, tokens and by_layer."
+        return UnreadableError(first)
+    if name == "PermissionException":
+        return RequestError(f"a query reads the store's own files and no others, and writes none: {first}.")
+    if name == "OutOfMemoryException":
+        return RequestError(
+            f"the query needs more memory or disk than there is: {first}. Ask for fewer rows or columns."
+        )
+    return RequestError(
+        f"the query is wrong: {first}. There are the views readings, documents, positions, tokens and by_layer."
+    )

@@ -13,6 +13,7 @@ from midstream.errors import RequestError
 from midstream.interval import paired_ratio
 from midstream.record import Array, SummaryTable
 from midstream.store.ask import ask
+from midstream.store.blame import blamed
 from midstream.store.layout import Header
 from midstream.store.query import connect
 from midstream.store.store import Store
@@ -61,10 +62,12 @@ def difference(store: Store, other: Store, by: str = "layer", **options: Unpack[
     lenses = _lenses(store.header, other.header)
     connection = connect(store, other)
     try:
-        known = documents(connection), documents(connection, "other")
-        clusters = known[0].clusters(wanted.cluster)
-        pairs = _pair(connection, wanted)
-        first, second = (cells(connection, wanted, chosen, known[0], _source(schema)) for schema in ("main", "other"))
+        with blamed(store, other):
+            known = documents(connection), documents(connection, "other")
+            clusters = known[0].clusters(wanted.cluster)
+            pairs = _pair(connection, wanted)
+            sources = map(_source, ("main", "other"))
+            first, second = (cells(connection, wanted, chosen, known[0], source) for source in sources)
     finally:
         connection.close()
     matched = _match(first, second, lenses)

@@ -63,6 +63,21 @@ def shards(store: Path) -> list[int]:
     return sorted(number for number in numbers if f"{number:06d}.json" in names)
 
 
+def store_around(path: Path) -> Path | None:
+    """The folder above a path, its links resolved, that is a store, sound or not, or was one; None where none is."""
+    return next((folder for folder in path.parents if _is_store(folder)), None)
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder holds a header, be it damaged, with what stands beside one; or shards that have lost theirs."""
+    if os.path.lexists(folder / HEADER):
+        return any(os.path.lexists(folder / name) for name in (SHARDS, VOCABULARY))
+    try:
+        return (folder / "readings").is_dir() and bool(shards(folder))
+    except (DamagedError, OSError):  # what cannot be looked into is taken for no store
+        return False
+
+
 def documents_digest(documents: Iterable[tuple[int, str]]) -> str:
     """sha256 in hex over the documents of a shard or a corpus, each its doc_id and the sha256 of its text, in order."""
     digest = hashlib.sha256()
@@ -166,6 +181,11 @@ class Header:
         """The files that a shard has: ``watched`` only where tokens are watched."""
         return tuple(kind for kind in KINDS if kind != "watched" or self.request.get("watch"))
 
+    @property
+    def tables(self) -> dict[str, tuple[Column, ...]]:
+        """Kind -> the columns of its files."""
+        return {kind: self.columns if kind == "readings" else KINDS[kind] for kind in self.kinds}
+
     @classmethod
     def read(cls, store: Path) -> Self:
         """From ``store.json``. Raises DamagedError, or RequestError for a store of another schema."""
@@ -179,13 +199,8 @@ class Header:
             seen = Fields(found, cls)
             seen.whole("schema")
             select, request = seen.object("select"), seen.object("request")
-            kept, share, watch = (*(select.get(name) for name in ("statistics", "share")), request.get("watch", []))
-            if not isinstance(kept, list) or any(name not in STATISTICS for name in kept):
-                raise ValueError("its statistics are none")
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                raise ValueError("its share of positions is none")
-            if not isinstance(watch, list) or any(type(token) is not int for token in watch):
-                raise ValueError("its watched tokens are none")
+            _check_select(select)
+            _check_request(request)
             return cls(
                 model=seen.text("model"),
                 identity=seen.sha256("identity"),
@@ -200,6 +215,34 @@ class Header:
                 midstream=seen.text("midstream"),
                 vocabulary=File.read(found["vocabulary"]),
             )
+
+
+def _check_select(select: Mapping[str, Any]) -> None:
+    """Raises ValueError unless it says what ``Header.select`` does."""
+    if set(select) != {"statistics", "share", "seed"}:
+        raise ValueError("selects by other fields than it should")
+    kept, share, seed = select["statistics"], select["share"], select["seed"]
+    if not isinstance(kept, list) or any(name not in STATISTICS for name in kept):
+        raise ValueError("its statistics are none")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError("its share of positions is none")
+    if seed is not None and type(seed) is not int:
+        raise ValueError("its seed is none")
+
+
+def _check_request(request: Mapping[str, Any]) -> None:
+    """Raises ValueError unless it says what is read of each position; what else it says changes only the rows."""
+    lacking = [name for name in ("layers", "sites", "top_k", "watch") if name not in request]
+    if lacking:
+        raise ValueError(f"does not say the {lacking[0]} of its request")
+    layers, top_k, watch = request["layers"], request["top_k"], request["watch"]
+    if not isinstance(layers, list) or not layers or any(type(layer) is not int for layer in layers):
+        raise ValueError("its layers are none")
+    Fields(request).strings("sites")
+    if type(top_k) is not int or top_k < 0:
+        raise ValueError("its number of best tokens is none")
+    if not isinstance(watch, list) or any(type(token) is not int for token in watch):
+        raise ValueError("its watched tokens are none")
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,25 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from midstream.errors import MissingPackageError, RequestError, choices
 from midstream.interrupt import undisturbed
-from midstream.record import DOCUMENTS, POSITIONS, WATCHED, Column
+from midstream.record import Column
 from midstream.store.ask import ask, quoted
+from midstream.store.blame import blamed, notes
 from midstream.store.layout import STATISTICS
+from midstream.store.rows import sql_type
 from midstream.store.store import Store
 from midstream.store.write import atomic
 
 if TYPE_CHECKING:
     import duckdb
+
+T = TypeVar("T")
 
 KINDS = ("parquet", "csv", "json")
 """The files that an answer can be written to."""
@@ -37,11 +42,13 @@ MEASURES = {
 }
 """What can be averaged -> the column it is made of: the column itself in nats, or how often that rank is 1."""
 
-_TYPES = {"int16": "SMALLINT", "int32": "INTEGER", "float32": "FLOAT", "str": "VARCHAR"}
 _READS = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _HIDES = {"query", "json_execute_serialized_sql"}
 """Functions that run SQL given as a value, where the look at the statement would not reach."""
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?", re.IGNORECASE)
+_NO_NUMBER = re.compile(rb'("(?:[^"\\]|\\.)*")|[-+]?(?:nan|inf(?:inity)?)', re.IGNORECASE)
+"""A text of JSON, which stays, or NaN or an infinity outside any text, which DuckDB writes in JSON too."""
+_LETTERS = re.compile(rb"nan|inf", re.IGNORECASE)
 _COPY = {"parquet": "FORMAT parquet, COMPRESSION zstd", "csv": "FORMAT csv, HEADER", "json": "FORMAT json, ARRAY"}
 
 
@@ -87,9 +94,11 @@ def connect(store: Store, other: Store | None = None, *, target: Path | None = N
     try:
         connection.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
         connection.execute("SET parquet_metadata_cache = true")
-        opened = ask(connection, lambda: _views(connection, store, "main"))
-        if other is not None:
-            opened += ask(connection, lambda: _views(connection, other, "other"))
+        opened: list[Path] = []
+        for schema, shown in {"main": store, "other": other}.items():
+            if shown is not None:
+                with blamed(shown, on=RequestError):
+                    opened += ask(connection, partial(_views, connection, shown, schema))
         # as DuckDB compares names: first with the pattern in the view, then with the file that it stands for
         names = {name for path in opened for name in (str(path), escape(str(path)))} | (
             {str(target)} if target else set()
@@ -122,13 +131,16 @@ class Answer:
     Attributes:
         names: of the columns.
         types: of the columns, as DuckDB writes them.
+        notes: what of the store it does not show, such as damaged shards, one sentence each.
     """
 
     def __init__(self, store: Store, text: str) -> None:
         self._store, self._text = store, text
         self._connection = connect(store)
         try:
-            self._relation = _relation(self._connection, text)
+            self.notes = notes(store)
+            with blamed(store):
+                self._relation = _relation(self._connection, text)
         except BaseException:
             self._connection.close()
             raise
@@ -151,8 +163,8 @@ class Answer:
         """The rows as Python values, some thousands in memory at a time."""
         connection = connect(self._store)  # its own, so that other methods may be used meanwhile
         try:
-            ask(connection, lambda: connection.execute(self._text))
-            while rows := ask(connection, lambda: connection.fetchmany(4096)):
+            self._asked(lambda: connection.execute(self._text), connection)
+            while rows := self._asked(lambda: connection.fetchmany(4096), connection):
                 yield from rows
         finally:
             connection.close()
@@ -160,7 +172,7 @@ class Answer:
     def rows(self, limit: int | None = None) -> list[tuple[Any, ...]]:
         """All rows, or the first ``limit``, as Python values; undefined is None."""
         relation = self._relation if limit is None else self._relation.limit(limit)
-        return ask(self._connection, relation.fetchall)
+        return self._asked(relation.fetchall)
 
     def arrow(self) -> Any:
         """A ``pyarrow.Table``. Raises MissingPackageError without pyarrow."""
@@ -182,20 +194,27 @@ class Answer:
         if kind not in KINDS:
             raise choices("kind of file", kind, KINDS)
         with atomic(path) as made:
-            connection = connect(self._store, target=made)
+            raw = made.with_name(f"raw-{secrets.token_hex(6)}") if kind == "json" else made
+            connection = connect(self._store, target=raw)
             try:
-                answer = _relation(connection, self._text)
-                # USE_TMP_FILE: not over a name of its own beside it, which could not be opened
-                rows = f"(SELECT {_finite(answer)} FROM answer)" if kind == "json" else "answer"
-                copy = f"COPY {rows} TO {quoted(str(made))} ({_COPY[kind]}, USE_TMP_FILE false)"
-                ask(connection, lambda: answer.query("answer", copy), disk=False)
+                with blamed(self._store):
+                    answer = _relation(connection, self._text)
+                    # USE_TMP_FILE: not over a name of its own beside it, which could not be opened
+                    copy = f"COPY answer TO {quoted(str(raw))} ({_COPY[kind]}, USE_TMP_FILE false)"
+                    ask(connection, lambda: answer.query("answer", copy), disk=False)
             finally:
                 connection.close()
+            if kind == "json":
+                _finite(raw, made)
         return Path(path)
+
+    def _asked(self, work: Callable[[], T], connection: duckdb.DuckDBPyConnection | None = None) -> T:
+        with blamed(self._store):
+            return ask(connection or self._connection, work)
 
     def _made(self, package: str, make: Callable[[], Any]) -> Any:
         try:
-            return ask(self._connection, make)
+            return self._asked(make)
         except ImportError as error:
             raise MissingPackageError(f"{package}() needs {package}: pip install {package}.") from error
 
@@ -208,17 +227,13 @@ def _relation(connection: duckdb.DuckDBPyConnection, text: str) -> Any:
     return ask(connection, look_and_bind)
 
 
-def _finite(relation: Any) -> str:
-    """The columns of an answer, with null for the numbers that JSON does not have: NaN and the infinite."""
-    cells: list[str] = []
-    for place, (name, kind) in enumerate(zip(relation.columns, map(str, relation.types), strict=True), 1):
-        cell, spelt = f"#{place}", name.replace('"', '""')
-        if kind in ("FLOAT", "DOUBLE"):
-            cell = f"CASE WHEN isfinite({cell}) THEN {cell} END"
-        elif kind in ("FLOAT[]", "DOUBLE[]"):
-            cell = f"list_transform({cell}, lambda v: CASE WHEN isfinite(v) THEN v END)"
-        cells.append(f'{cell} AS "{spelt}"')
-    return ", ".join(cells)
+def _finite(raw: Path, made: Path) -> None:
+    """Copies a file of DuckDB, one row a line, with null for the numbers that JSON does not have, at any depth."""
+    with raw.open("rb") as rows, made.open("wb") as file:
+        for row in rows:
+            # most rows have no such letters, and are not taken apart
+            file.write(_NO_NUMBER.sub(lambda found: found[1] or b"null", row) if _LETTERS.search(row) else row)
+    raw.unlink()
 
 
 def _look(connection: duckdb.DuckDBPyConnection, text: str) -> None:
@@ -247,12 +262,9 @@ def _look(connection: duckdb.DuckDBPyConnection, text: str) -> None:
 
 def _views(connection: duckdb.DuckDBPyConnection, store: Store, schema: str) -> list[Path]:
     """Makes a store's views; the files they read."""
-    declared = {"readings": store.header.columns, "positions": POSITIONS, "documents": DOCUMENTS}
-    if "watched" in store.header.kinds:
-        declared["watched"] = WATCHED
     opened = [store.vocabulary]
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-    for kind, columns in declared.items():
+    for kind, columns in store.header.tables.items():
         files = store.files(kind)
         opened += files
         connection.execute(f"CREATE VIEW {schema}.{kind} AS {_select(columns, files)}")
@@ -275,8 +287,7 @@ def _select(columns: tuple[Column, ...], files: list[Path]) -> str:
     names = ", ".join(f'"{column.name}"' for column in columns)
     if files:
         return f"SELECT {names} FROM {_files(files)}"
-    kinds = (_TYPES[column.dtype.removesuffix("[]")] + "[]" * column.dtype.endswith("[]") for column in columns)
-    cells = (f'NULL::{kind} AS "{column.name}"' for column, kind in zip(columns, kinds, strict=True))
+    cells = (f'NULL::{sql_type(column)} AS "{column.name}"' for column in columns)
     return f"SELECT {', '.join(cells)} WHERE false"
 
 

@@ -23,6 +23,11 @@ _SQL = {"int16": "SMALLINT", "int32": "INTEGER", "float32": "FLOAT", "float64": 
 _ORDER = ("doc_id", "lens", "site", "layer", "position", "watch_id")
 
 
+def sql_type(column: Column) -> str:
+    """A column's type, as DuckDB writes it."""
+    return _SQL[column.dtype.removesuffix("[]")] + ("[]" if column.dtype.endswith("[]") else "")
+
+
 def open_rows(folder: Path, tables: Mapping[str, Sequence[Column]]) -> duckdb.DuckDBPyConnection:
     """A DuckDB with these empty tables, on disk in ``folder``, where no other may be; whoever asked closes it."""
     with undisturbed():  # a signal's exception inside this import ends the process with an abort
@@ -30,10 +35,12 @@ def open_rows(folder: Path, tables: Mapping[str, Sequence[Column]]) -> duckdb.Du
 
     # one thread: less memory, and with more DuckDB 2.0 can hang for ever on Ctrl-C
     settings: dict[str, Any] = {"threads": 1, "temp_directory": str(folder / "spill")}
-    database = duckdb.connect(folder / "rows.duckdb", config=settings)
+    # after a "?" DuckDB looks for options, and puts the name of its log before it; in memory it spills all the same
+    place = ":memory:" if "?" in str(folder) else folder / "rows.duckdb"
+    database = duckdb.connect(place, config=settings)
     database.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
     for name, declared in tables.items():
-        types = ", ".join(f'"{column.name}" {_type(column)}' for column in declared)
+        types = ", ".join(f'"{column.name}" {sql_type(column)}' for column in declared)
         database.execute(f"CREATE TABLE {name} ({types})")
     return database
 
@@ -123,10 +130,6 @@ def explained(target: Path) -> Generator[None]:
             raise KeyboardInterrupt from error
         reason = str(error).splitlines()[0]
         raise RequestError(f"cannot write {str(target)!r}: {reason}. Is there space left on that disk?") from error
-
-
-def _type(column: Column) -> str:
-    return _SQL[column.dtype.removesuffix("[]")] + ("[]" if column.dtype.endswith("[]") else "")
 
 
 def _cell(name: str, column: Column) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from midstream.interrupt import undisturbed
 from midstream.record import DOCUMENTS, POSITIONS, Array, ReadingTable
-from midstream.store.layout import KINDS, Header
+from midstream.store.layout import Header
 from midstream.store.rows import ROW_GROUP, bound, copy, explained, insert, open_rows
 
 _WAITING = 1 << 16
@@ -42,7 +42,7 @@ class ShardWriter:
 
         Raises RequestError where nothing can be written there.
         """
-        self._tables = {kind: header.columns if kind == "readings" else KINDS[kind] for kind in header.kinds}
+        self._tables = header.tables
         self._metadata = {"schema": str(header.schema), "layers": str(header.layers), "header": header.digest}
         top_k = int(header.request.get("top_k") or 0)
         self._row_group = _ROW_GROUP if top_k <= _SHORT else ROW_GROUP

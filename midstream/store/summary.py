@@ -11,6 +11,7 @@ import numpy as np
 
 from midstream.interval import FEWEST, ratio
 from midstream.record import SUMMARY, Array, Estimate, Provenance, SummaryTable
+from midstream.store.blame import blamed, left_out
 from midstream.store.layout import documents_digest
 from midstream.store.query import FEWEST_BEFORE, MEASURES, connect
 from midstream.store.sealed import printable
@@ -56,10 +57,11 @@ def summary(
     chosen = wanted.of(store)
     connection = connect(store)
     try:
-        known = documents(connection)
-        clusters = known.clusters(cluster)
-        source = f"readings {text_only(connection, min_context)} WHERE context >= {int(min_context)}"
-        found = cells(connection, wanted, chosen, known, source)
+        with blamed(store):
+            known = documents(connection)
+            clusters = known.clusters(cluster)
+            source = f"readings {text_only(connection, min_context)} WHERE context >= {int(min_context)}"
+            found = cells(connection, wanted, chosen, known, source)
     finally:
         connection.close()
     rows = list(_rows(found, chosen, clusters, seed))
@@ -126,9 +128,7 @@ def said_of(store: Store, known: Documents, name: str = "the store") -> list[str
         named = "; ".join(printable(f"{document}: {fault}") for document, fault in known.faults[:3])
         more = " ..." if len(known.faults) > 3 else ""
         notes.append(f"{len(known.faults):,} documents of {name} could not be read and are left out: {named}{more}.")
-    if store.damaged:
-        listed = ", ".join(map(str, store.damaged[:3])) + (" ..." if len(store.damaged) > 3 else "")
-        notes.append(f"Shards of {name} are damaged or missing and left out: {listed}.")
+    notes += left_out(store, name)
     if store.finished is None:
         notes.append(f"The scan of {name} has not ended: only what it has read so far counts.")
     if (share := store.header.select["share"]) < 1:

@@ -94,7 +94,7 @@ class Documents:
     def groups(self, name: str) -> Array:
         """The value of a field of each, as text. Raises RequestError where none has it or the values are too many."""
         self._has(name)
-        found = np.array([_text(fields.get(name)) or NONE for fields in self.metadata], dtype=object)
+        found = np.array([_shown(_text(fields.get(name))) for fields in self.metadata], dtype=object)
         if (number := len(set(found.tolist()))) > MOST_GROUPS:
             raise RequestError(
                 f"the field {name!r} has {number:,} values, and a summary at most {MOST_GROUPS} groups: choose a "
@@ -235,6 +235,11 @@ def _fields(text: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise RequestError("the metadata of a document are no JSON object: see midstream store check.")
     return found
+
+
+def _shown(value: str) -> str:
+    """A group's name; a value that would be taken for that of no value is quoted."""
+    return json.dumps(value) if value.strip('\\"') == NONE else value or NONE
 
 
 def _text(value: object) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
 from midstream.record import SCHEMA, WATCHED, PatchTable, ReadingTable, ScoreTable, SummaryTable, as_list
+from midstream.store.layout import store_around
 from midstream.store.rows import bound, copy, explained, insert, open_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_target(path: str | Path) -> Path:
     Call it before long work, so that a wrong ``--out`` is refused at once.
 
     Raises:
-        RequestError: its folder is missing or takes no files, or the path is a folder or a device.
+        RequestError: its folder is missing or takes no files, the path is a folder or a device, or lies inside a store.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -45,6 +46,11 @@ def check_target(path: str | Path) -> Path:
         raise RequestError(f"cannot write {str(path)!r}: it is no ordinary file. Name an ordinary file.")
     if not target.parent.is_dir():
         raise RequestError(f"cannot write {str(path)!r}: there is no folder {str(target.parent)!r}. Make it first.")
+    if (store := store_around(target)) is not None:
+        raise RequestError(
+            f"cannot write {str(path)!r}: it lies inside the store {str(store)!r}, where only a scan writes. Name "
+            "a file outside it."
+        )
     with _beside(target):
         return target
 

@@ -80,6 +80,8 @@ WRONG = {
     "an ending that is not the format": (["store", "FROM readings", "--format", "csv", "--out", "x.json"], "in .csv"),
     "text into a file": (["store", "FROM readings", "--format", "text", "--out", "x.json"], ".parquet, .csv or .json"),
     "no such folder": (["store", "FROM readings", "--out", "none/x.csv"], "none"),
+    "a file of the store": (["store", "FROM readings", "--out", "store/readings/000000.parquet"], "inside the store"),
+    "its header": (["store", "FROM readings", "--out", "store/store.json"], "inside the store"),
 }
 
 
@@ -101,3 +103,11 @@ def test_a_missing_file_of_a_finished_shard_is_named(midstream, desk):
     done = midstream("query", "store", "FROM readings")
     assert done.exit_code == 2
     assert "readings/000000.parquet is missing" in done.stderr
+
+
+def test_shards_left_out_are_said_on_standard_error(midstream, desk):
+    (desk[0].path / "shards" / "000000.json").write_text("{}")
+    done = midstream("query", "store", "SELECT count(*) AS n FROM readings", "--format", "csv")
+    assert (done.exit_code, done.stdout.split()) == (0, ["n", "0"])
+    assert done.stderr.startswith("midstream: 1 shard of the store (0) is left out: ")
+    assert "midstream store check" in done.stderr

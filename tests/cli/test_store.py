@@ -9,6 +9,7 @@ import pytest
 from store.made import Text, drawn, store
 
 from midstream.record import SCHEMA, SUMMARY
+from midstream.store.sealed import seal
 
 TEXTS = [Text([(7 * n + 3 * i) % 40 for i in range(30)], {"author": "ab"[n % 2], "work": f"w{n}"}) for n in range(14)]
 TEXTS += [Text([], fault="it is not UTF-8")]
@@ -118,6 +119,8 @@ WRONG = {
     "wrong ending": (["summary", "store", "--out", "s.csv"], ".parquet"),
     "wrong figure": (["summary", "store", "--plot", "s.gif"], ".svg"),
     "no such folder": (["summary", "store", "--out", "none/s.parquet"], "none"),
+    "into a store": (["summary", "store", "--out", "store/readings/000000.parquet"], "inside the store"),
+    "a figure in a store": (["summary", "store", "--plot", "store/s.svg"], "inside the store"),
     "no store": (["show", "nothing"], "no store"),
     "nothing to check": (["check", "nothing"], "no store"),
 }
@@ -133,3 +136,24 @@ def test_a_wrong_request_gets_one_sentence_and_writes_nothing(case, midstream, t
     assert "Traceback" not in done.output
     assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.update(request={}),
+        lambda found: found["request"].update(layers="all"),
+        lambda found: found["select"].pop("seed"),
+        lambda found: found["request"].update(lenses=5, cut=[]),
+    ],
+)
+def test_a_header_that_lacks_fields_is_no_traceback(change, midstream, desk):
+    path = desk[0].path / "store.json"
+    fields = json.loads(path.read_bytes())
+    del fields["checksum"]
+    change(fields)
+    path.write_bytes(seal(fields))
+    done = midstream("store", "show", "store")
+    assert done.exit_code in (0, 2)
+    assert done.exit_code == 0 or "store.json" in done.stderr
+    assert isinstance(done.exception, SystemExit | None)

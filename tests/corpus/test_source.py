@@ -160,8 +160,8 @@ def test_broken_lines_are_counted_and_the_first_three_shown(write):
 
 
 def test_nan_is_read_as_null(write):
-    (document,) = open_corpus(write("a.jsonl", '{"text": "a", "score": NaN}'))
-    assert document.metadata == {"score": None}
+    (document,) = open_corpus(write("a.jsonl", '{"text": "a", "score": NaN, "more": [1e999, -1E+400, 1e3]}'))
+    assert document.metadata == {"score": None, "more": [None, None, 1000.0]}
 
 
 def test_a_corpus_without_documents_says_why(write):

@@ -14,8 +14,10 @@ import pytest
 
 from midstream.errors import RequestError
 from midstream.store import query
+from midstream.store.layout import Finished, to_json
 from midstream.store.query import connect, sql
 from midstream.store.store import open_store
+from midstream.store.summary import summary
 from tests.store.made import Text, store
 
 TEXTS = [Text([1, 2, 3, 4, 5, 6, 7, 8], {"work": "a"}), Text([9, 2, 2, 2, 5, 6, 1, 3, 7, 7], special=(0, 6))]
@@ -213,6 +215,69 @@ def test_damage_is_named(tmp_path):
     entry = made.path / "shards" / "000001.json"
     entry.write_bytes(entry.read_bytes()[:-1])  # no longer finished: what is left can be asked
     assert sql(open_store(made.path), "SELECT DISTINCT doc_id FROM readings ORDER BY 1").rows() == [(0,), (3,)]
+
+
+def test_shards_left_out_are_noted(tmp_path):
+    made, _ = store(tmp_path / "s", TEXTS, per_shard=1)
+    assert sql(made, "SELECT 1").notes == ()
+    finish(made)
+    (made.path / "shards" / "000003.json").unlink()
+    (made.path / "shards" / "000001.json").write_text("{}")
+    (note,) = sql(open_store(made.path), "SELECT 1").notes
+    assert note == (
+        "2 shards of the store (1, 3) are left out: damaged, missing or of another scan; "
+        f"midstream store check {made.path} says which."
+    )
+    (made.path / "finished.json").write_text("{}")
+    (note,) = sql(open_store(made.path), "SELECT 1").notes
+    assert "finished.json is damaged" in note
+
+
+def finish(made) -> None:
+    said = Finished.of(made.entries, made.header.digest, {})
+    (made.path / "finished.json").write_bytes(to_json(said))
+
+
+@pytest.mark.parametrize("how", ["rows", "iterate", "arrow", "write", "summary"])
+@pytest.mark.parametrize(
+    ("kind", "column"), [("vocabulary", b"token_id"), ("documents", b"fault"), ("readings", b"entropy")]
+)
+def test_a_damaged_file_is_named_and_the_sql_not_blamed(tmp_path, kind, column, how):
+    made, _ = store(tmp_path / "s", TEXTS, per_shard=2)
+    path = made.path / ("vocabulary.parquet" if kind == "vocabulary" else f"{kind}/000001.parquet")
+    sound = path.read_bytes()
+    footer = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    view = {"vocabulary": "tokens"}.get(kind, kind)
+    for at, change in ((footer, 0xFF), (sound.index(column, footer), 1)):  # no Parquet any more; another name
+        damaged = bytearray(sound)
+        damaged[at] ^= change
+        path.write_bytes(damaged)
+        with pytest.raises(RequestError, match=path.name) as caught:
+            HOW[how](sql(made, f"SELECT * FROM {view}"), tmp_path / "x") if how != "summary" else summary(made)
+        assert f"midstream store check {made.path}" in str(caught.value)
+        assert "query is wrong" not in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_page_that_cannot_be_read_is_not_the_sql(tmp_path):
+    made, _ = store(tmp_path / "s", TEXTS, per_shard=9)
+    (path,) = made.files("positions")
+    damaged = bytearray(path.read_bytes())
+    damaged[4:24] = b"\xff" * 20
+    path.write_bytes(damaged)
+    with pytest.raises(RequestError, match=r"cannot be answered: .* midstream store check /"):
+        sql(made, "SELECT * FROM positions").rows()
+
+
+def test_json_has_null_for_what_is_no_number_at_any_depth(made, tmp_path):
+    odd = """SELECT {'a': 'nan'::DOUBLE, 'NaN': ['inf'::FLOAT]} s, MAP {'inf': '-inf'::DOUBLE} m, [['nan'::FLOAT, 1]] l,
+    ['nan'::DOUBLE]::DOUBLE[1] a, union_value(n := 'nan'::DOUBLE) u, to_json('nan'::DOUBLE) j,
+    'a "NaN\\" nan' t, [{'x': ['inf']}] x"""
+    sql(made[0], odd).write(tmp_path / "a.json", "json")
+    (row,) = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    expected = {"s": {"a": None, "NaN": [None]}, "m": {"inf": None}, "l": [[None, 1.0]], "a": [None]}
+    expected |= {"u": {"n": None}, "j": None, "t": 'a "NaN\\" nan', "x": [{"x": ["inf"]}]}
+    assert row == expected
 
 
 HOW = {

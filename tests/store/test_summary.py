@@ -170,7 +170,14 @@ def test_notes_and_provenance_say_what_was_left_out(tmp_path):
     (made.path / "shards" / "000001.json").write_text("{}")
     from midstream.store.store import open_store
 
-    assert any("missing and left out: 1." in note for note in summary(open_store(made.path)).notes)
+    assert any("1 shard of the store (1) is left out" in note for note in summary(open_store(made.path)).notes)
+
+
+def test_a_value_that_reads_like_no_value_is_a_group_of_its_own(tmp_path):
+    values = ["(none)", '"(none)"', None, "a"]
+    made, _ = store(tmp_path / "s", [Text(range(10), {"f": value}) for value in values])
+    groups = summary(made, "f", measures=["entropy"]).columns["group"]
+    assert list(dict.fromkeys(groups)) == ['"(none)"', json.dumps('"(none)"'), "a", "(none)"]
 
 
 def test_a_name_from_the_corpus_cannot_write_to_the_terminal(tmp_path):

@@ -24,6 +24,8 @@ from midstream.errors import RequestError
 from midstream.record import READING, WATCHED, Provenance, ReadingTable, as_list
 from midstream.store import rows
 from midstream.store.write import atomic, check_target, write_csv, write_parquet
+from tests.store.made import Text, store
+from tests.store.written import content as held
 
 TOKENS = [" Paris", "\n", "<script>'\"", "\\xF0\\x9F", "ab\0", "\u202e", ""]
 SQL = {"int16": "SMALLINT", "int32": "INTEGER", "float32": "FLOAT", "str": "VARCHAR"}
@@ -256,6 +258,37 @@ def test_the_target_is_refused_before_the_first_chunk_is_made(tmp_path: Path) ->
             write_parquet(path, never())
         with pytest.raises(RequestError, match=reason), atomic(path):
             pytest.fail("work was begun")
+
+
+@pytest.mark.parametrize("state", ["sound", "damaged", "headless"])
+@pytest.mark.parametrize("name", ["store.json", "readings/000000.parquet", "new.parquet", "../link/finished.json"])
+def test_no_result_is_written_into_a_store(tmp_path: Path, name: str, state: str) -> None:
+    made, _ = store(tmp_path / "s", [Text([1, 2, 3])])
+    (tmp_path / "link").symlink_to(made.path)
+    if state == "headless":
+        (made.path / "store.json").unlink()
+    elif state == "damaged":
+        (made.path / "store.json").write_text("{")
+    before = held(made.path)
+    for write in (check_target, lambda path: write_parquet(path, [table(0, 2)])):
+        with pytest.raises(RequestError, match=r"inside the store .* outside it") as caught:
+            write(made.path / name)
+        assert "\n" not in str(caught.value)
+    assert held(made.path) == before
+
+
+def test_a_file_that_happens_to_be_called_store_json_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text('{"shop": 1}')
+    (tmp_path / "s").mkdir()
+    assert check_target(tmp_path / "s" / "x.parquet") == tmp_path / "s" / "x.parquet"
+    assert check_target(tmp_path / "store.json") == tmp_path / "store.json"
+
+
+def test_a_folder_whose_name_duckdb_takes_for_an_address_is_written_to(tmp_path: Path) -> None:
+    (folder := tmp_path / "q?a=1 [x]*'s").mkdir()
+    write_parquet(folder / "x?.parquet", [table(0, 5)])
+    write_parquet(tmp_path / "x.parquet", [table(0, 5)])
+    assert (folder / "x?.parquet").read_bytes() == (tmp_path / "x.parquet").read_bytes()
 
 
 def test_a_folder_that_takes_no_files_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
