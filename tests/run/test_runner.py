@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from multiprocessing import active_children
 from multiprocessing.context import SpawnProcess
@@ -15,6 +16,7 @@ from run_jobs import Answer, Die, Fail, Stay
 from midstream.errors import MidstreamError, RequestError
 from midstream.model.load import load
 from midstream.run import runner as runners
+from midstream.run.ray_cluster import _check_answers, _connected, _ray
 from midstream.run.runner import ATTEMPTS, ModelSource
 from midstream.run.workers import runner
 
@@ -147,6 +149,26 @@ def test_options_that_do_not_go_together(tiny, name, more, said):
 def test_an_address_where_nothing_answers(tiny, address, said):
     with pytest.raises(RequestError, match=said):
         list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b"", b"ab"])
+def test_an_address_where_something_else_answers(tiny, said):
+    def answer():
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(said)
+            connection.recv(100)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RequestError, match=f"what answers at {address} is no Ray cluster"):
+            list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
+
+
+def test_a_cluster_that_is_there_is_known_by_its_answer():
+    with _connected(ray := _ray(), "local"):
+        _check_answers(ray.get_runtime_context().gcs_address)
 
 
 def test_more_workers_than_the_cluster_has_cpus_for(tiny):
