@@ -91,7 +91,9 @@ class ScanResult:
 
     Attributes:
         shards, documents, tokens, rows: read in this run; kept: shards that were there.
-        unreadable: documents that could not be read in this run; faults: the first of them, each with the reason.
+        unreadable: documents that could not be read in this run, or ever, where ``barren``; faults: the first of them,
+            each with the reason.
+        barren: no document of the whole corpus could be read, in this run or before.
         skipped: what of the corpus was left out, as a sentence; empty for nothing.
     """
 
@@ -103,6 +105,7 @@ class ScanResult:
     rows: int = 0
     unreadable: int = 0
     faults: list[str] = field(default_factory=list[str])
+    barren: bool = False
     skipped: str = ""
 
 
@@ -270,4 +273,7 @@ class _Scan:
             )
         skipped = self.corpus.skipped
         self.result.skipped = str(skipped)
-        store.finish({"empty": skipped.empty, "broken": skipped.broken, "unmatched": skipped.unmatched})
+        last = store.finish({"empty": skipped.empty, "broken": skipped.broken, "unmatched": skipped.unmatched})
+        self.result.barren = last.documents == last.faults > 0
+        if self.result.barren:
+            self.result.unreadable, self.result.faults = last.faults, store.faults(SHOWN)

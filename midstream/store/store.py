@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Self
 
@@ -36,14 +35,12 @@ from midstream.store.layout import (
     shards,
     to_json,
 )
+from midstream.store.listed import changed, faults
 from midstream.store.refuse import check_folder, lock, refuse_other
-from midstream.store.rows import copy, explained, in_memory, insert, open_rows
-from midstream.store.sealed import DamagedError, printable
+from midstream.store.rows import copy, explained, insert, open_rows
+from midstream.store.sealed import DamagedError
 from midstream.store.shard import Made
 from midstream.store.write import publish, sync
-
-_NAMED = 5
-"""Changed documents that an error names."""
 
 
 @dataclass(frozen=True)
@@ -235,20 +232,11 @@ class StoreWriter:
         Args:
             documents: doc_id, id and sha256 of each that the corpus now has there.
         """
-        if shard not in self.entries:
-            return ""
-        with in_memory() as database:
-            query = "SELECT doc_id, id, sha256 FROM read_parquet($path)"
-            path = escape(str(self.path / file_name("documents", shard)))
-            held = {
-                number: (name, sha256) for number, name, sha256 in database.execute(query, {"path": path}).fetchall()
-            }
-        now = {number: (name, sha256) for number, name, sha256 in documents}
-        differ = [
-            number for number in sorted({*held, *now}) if held.get(number, ("", ""))[1] != now.get(number, ("", ""))[1]
-        ]
-        names = [repr(printable((now.get(number) or held[number])[0])) for number in differ[:_NAMED]]
-        return ", ".join(names) + (f" and {len(differ) - _NAMED:,} more" if len(differ) > _NAMED else "")
+        return changed(self.path, shard, documents) if shard in self.entries else ""
+
+    def faults(self, most: int) -> list[str]:
+        """The first documents that could not be read, each with the reason, of all shards that are done."""
+        return faults(self.path, sorted(self.entries), most)
 
     def beyond(self, last: int) -> list[int]:
         """Numbers of the shards after ``last`` that the store has, sound or not."""
