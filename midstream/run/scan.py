@@ -17,7 +17,7 @@ from midstream.lens.read.request import Request
 from midstream.model.model import Model
 from midstream.run.runner import Runner, Serial
 from midstream.run.scan_work import SHOWN, Read, Sampling, ScanJob, Shard
-from midstream.store.layout import STATISTICS, Header
+from midstream.store.layout import STATISTICS, Header, entry_name
 from midstream.store.store import StoreWriter, create_or_resume
 
 CHARACTERS = 16_384
@@ -269,7 +269,8 @@ class _Scan:
         if extra := store.beyond(self.last):
             raise RequestError(
                 f"the corpus has changed since {store.path} was begun: it ends with shard {self.last}, and the store "
-                f"has shard {extra[0]} too. Scan the new text into another folder, or give the old text."
+                f"has shard {extra[0]} too. Scan the new text into another folder, or give the old text; or, if "
+                f"{entry_name(extra[0])} was copied there from elsewhere, delete it."
             )
         skipped = self.corpus.skipped
         self.result.skipped = str(skipped)

@@ -19,6 +19,7 @@ from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
 from midstream.record import SCHEMA
 from midstream.store.check import Damage, Progress, existing, missing, verify
+from midstream.store.foreign import OTHER_HEADER, other_header, refuse_folders, refuse_misplaced
 from midstream.store.layout import (
     FINISHED,
     HEADER,
@@ -158,6 +159,7 @@ def create_or_resume(
     folder = Path(os.path.realpath(path))
     with _explained(folder):
         check_folder(folder)
+        refuse_misplaced(folder, header.kinds)
         handle = lock(folder)
     try:
         return StoreWriter(folder, header, vocabulary, handle, progress)
@@ -191,6 +193,8 @@ class StoreWriter:
         self.path, self._handle = path, handle
         self.scratch = path / f"{SCRATCH}{secrets.token_hex(6)}"
         found, self.damages = _header(path)
+        if found is not None and found.digest != header.digest and other_header(path, found):
+            raise RequestError(f"{path / HEADER} {OTHER_HEADER}. Then give the scan that made the shards again.")
         if found is not None:
             refuse_other(path, found, header)
         self.entries, damages = verify(path, found, progress)
@@ -200,6 +204,8 @@ class StoreWriter:
                 "than this scan has: give another --out, or the same scan as before."
             )
         self.damages += damages
+        refuse_folders(path, (HEADER, VOCABULARY, FINISHED, *(damage.file for damage in self.damages)))
+        self._counted = _counted(path, header)
         with _explained(path):
             for old in path.glob(f"{SCRATCH}*"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -239,8 +245,18 @@ class StoreWriter:
         return faults(self.path, sorted(self.entries), most)
 
     def beyond(self, last: int) -> list[int]:
-        """Numbers of the shards after ``last`` that the store has, sound or not."""
-        return [shard for shard in shards(self.path) if shard > last]
+        """Numbers of the shards after ``last`` that the store has.
+
+        Entries there that are damaged, and that no scan counted when it ended, are of no shard, and removed.
+        """
+        found = [shard for shard in shards(self.path) if shard > last]
+        stray = [shard for shard in found if shard not in self.entries and shard >= self._counted]
+        with _explained(self.path):
+            for shard in stray:
+                (self.path / entry_name(shard)).unlink()
+            if stray:
+                sync(self.path / SHARDS)
+        return [shard for shard in found if shard not in stray]
 
     def keep(self, shard: int, files: Mapping[str, Made], facts: Facts) -> ShardEntry:
         """Makes a shard part of the store, whole or not at all, also when the power fails.
@@ -295,12 +311,7 @@ class StoreWriter:
         """The folders, the vocabulary and the header, those of them made that are missing or damaged."""
         with _explained(self.path):
             for name in (*header.kinds, SHARDS):
-                folder = self.path / name
-                folder.mkdir(exist_ok=True)
-                if folder.is_symlink():
-                    raise RequestError(
-                        f"cannot scan into {str(self.path)!r}: its {name!r} is a link. Give a new folder."
-                    )
+                (self.path / name).mkdir(exist_ok=True)
             sync(self.path)
             sync(self.path.parent)
         if found is not None and found.vocabulary is not None:
@@ -334,6 +345,7 @@ class StoreWriter:
 
     def _put(self, files: Mapping[str, Path | bytes]) -> None:
         """Each file, by its content or moved from elsewhere on this disk; whole or not at all, and lasting."""
+        refuse_folders(self.path, files)
         made: dict[Path, Path] = {}
         try:
             with _explained(self.path):
@@ -356,6 +368,15 @@ def _header(store: Path) -> tuple[Header | None, list[Damage]]:
     except DamagedError as error:
         new = not os.path.lexists(store / HEADER) and not shards(store)
         return None, [] if new else [Damage(error.file, error.reason)]
+
+
+def _counted(store: Path, header: Header) -> int:
+    """The shards that a scan like this one counted when it ended; 0 where none says so."""
+    try:
+        last = Finished.read(store)
+    except DamagedError:
+        return 0
+    return last.shards if last is not None and last.header == header.digest else 0
 
 
 @contextmanager
