@@ -19,7 +19,10 @@ def main() -> None:
         _open_streams()
         from midstream.cli.main import app
 
-        app()
+        try:
+            app()
+        finally:  # what is left is Python's own, which would print a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 

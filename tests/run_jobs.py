@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from midstream.errors import RequestError
+
+BLOCKED = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""Signals that this process did not hear when it read this file, which a worker does before it is one."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,18 @@ def _fail(job, item):
     if item == job.at:
         raise ZeroDivisionError("a bug") if job.bug else RequestError("not this one.")
     return item
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Does not hear that it is to end, and is busy for ever with all items but 0, for which it says what it hears."""
+
+    def begin(self, model):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return _stay
+
+
+def _stay(item):
+    while item:
+        time.sleep(1)
+    return BLOCKED

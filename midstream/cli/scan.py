@@ -117,7 +117,7 @@ def scan(
     with _goes_on(out), _progress() as progress:
         result = run(loaded, text, out, wanted, options, work=Work(who, progress))
     _say(result)
-    if result.documents and result.unreadable == result.documents:
+    if result.barren:
         raise typer.Exit(1)
 
 

@@ -16,6 +16,9 @@ from midstream.run.runner import AHEAD, ATTEMPTS, Item, Job, ModelSource, Result
 PATIENCE = 5
 """Seconds that an address may take to answer."""
 
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What Ray's servers are asked in (HTTP/2): that it is, and no settings. The answer begins with settings too."""
+
 
 @dataclass(frozen=True)
 class RayCluster:
@@ -221,16 +224,36 @@ def _connected(ray: Any, address: str) -> Generator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Ray tries for a minute and more where nothing answers. Raises RequestError then, and for what is no address."""
+    """Ray tries for minutes, and prints warnings, where nothing answers or something else does.
+
+    Raises RequestError then, and for what is no address.
+    """
     if address in ("auto", "local"):
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not host or not port.isdigit():
         raise RequestError(f"--address {address!r}: expected host:port, ray://host:port or auto.")
     try:
-        socket.create_connection((host, int(port)), PATIENCE).close()
+        with socket.create_connection((host, int(port)), PATIENCE) as connection:
+            other = not os.environ.get("RAY_USE_TLS") and not _greets(connection)
     except (OSError, OverflowError) as error:
         raise RequestError(
             f"no Ray cluster answers at {address}: {error}. Start one with ray start --head, or leave --address out to "
             "run on this machine."
         ) from error
+    if other:
+        raise RequestError(
+            f"what answers at {address} is no Ray cluster: expected the address that ray start --head has printed."
+        )
+
+
+def _greets(connection: socket.socket) -> bool:
+    """Whether the other end speaks as Ray's servers do; one that says nothing in time does not."""
+    try:
+        connection.sendall(_GREETING)
+        said = connection.recv(4)
+        while 0 < len(said) < 4 and (more := connection.recv(4 - len(said))):
+            said += more
+    except OSError:
+        return False
+    return said[3:] == b"\4"

@@ -15,11 +15,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from time import monotonic
 from typing import Any, NoReturn, Protocol
 
 import torch
 
 from midstream.errors import MidstreamError, RequestError
+from midstream.interrupt import undisturbed
 from midstream.model.load import load
 from midstream.model.model import Model
 
@@ -28,6 +31,9 @@ ATTEMPTS = 3
 
 AHEAD = 2
 """Items that wait for each worker, so that none is idle; more would hold more text in memory."""
+
+GRACE = 5.0
+"""Seconds that workers which are no longer wanted have to end, before they are killed."""
 
 Item = Any
 Result = Any
@@ -135,7 +141,7 @@ class Pool:
     def _alone(self, job: Job, item: Item) -> Result:
         for _ in range(ATTEMPTS - 1):
             with _processes(self.source, job, 1) as pool, suppress(BrokenProcessPool):
-                return pool.submit(_call, item).result()
+                return _submit(pool, item).result()
         raise MidstreamError(dead(item))
 
 
@@ -147,7 +153,7 @@ def _spread(pool: ProcessPoolExecutor, items: Iterator[Item], most: int) -> Gene
         item = next(items, None) if len(running) < most else None
         if item is not None:
             try:
-                running[pool.submit(_call, item)] = item
+                running[_submit(pool, item)] = item
             except BrokenProcessPool:
                 lost.append(item)
             continue
@@ -189,12 +195,42 @@ def _processes(source: ModelSource, job: Job, workers: int) -> Generator[Process
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(source, job))
     try:
         yield pool
-    except BaseException:
-        for child in set(active_children()) - others:
-            child.terminate()
-        raise
-    finally:
         pool.shutdown(cancel_futures=True)
+    except BaseException:
+        with undisturbed():  # a worker left alive would be waited for at the end of this process, for ever
+            _end(set(active_children()) - others)
+            results = getattr(pool, "_result_queue", None)
+            if results is not None:  # else the rest of what a worker was saying is waited for, as if from this process
+                results._writer.close()
+            pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _end(children: Iterable[BaseProcess]) -> None:
+    """Ends processes, whatever they are at."""
+    children = list(children)
+    for child in children:
+        child.terminate()
+    until = monotonic() + GRACE
+    for child in children:
+        child.join(max(0, until - monotonic()))
+    for child in children:
+        child.kill()
+        child.join(GRACE)
+
+
+def _submit(pool: ProcessPoolExecutor, item: Item) -> Future[Result]:
+    """Gives an item to a pool, which may start a process to do it: one that never hears Ctrl-C.
+
+    Ctrl-C goes to the whole group, and this process says what happens. A process that begins to hear of it ends with a
+    traceback, and one that is half started when this process does is lost sight of.
+    """
+    with undisturbed():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits what is blocked
+        try:
+            return pool.submit(_call, item)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _work: list[Work] = []
@@ -203,7 +239,7 @@ _work: list[Work] = []
 
 def _begin(source: ModelSource, job: Job) -> None:
     """Makes a worker of a new process. What goes wrong is said by its first item: here it would only look dead."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent says what happens
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _submit; what is blocked might be let through by a library
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _work[:] = [job.begin(source.load())]

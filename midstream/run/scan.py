@@ -17,7 +17,7 @@ from midstream.lens.read.request import Request
 from midstream.model.model import Model
 from midstream.run.runner import Runner, Serial
 from midstream.run.scan_work import SHOWN, Read, Sampling, ScanJob, Shard
-from midstream.store.layout import STATISTICS, Header
+from midstream.store.layout import STATISTICS, Header, entry_name
 from midstream.store.store import StoreWriter, create_or_resume
 
 CHARACTERS = 16_384
@@ -91,7 +91,9 @@ class ScanResult:
 
     Attributes:
         shards, documents, tokens, rows: read in this run; kept: shards that were there.
-        unreadable: documents that could not be read in this run; faults: the first of them, each with the reason.
+        unreadable: documents that could not be read in this run, or ever, where ``barren``; faults: the first of them,
+            each with the reason.
+        barren: no document of the whole corpus could be read, in this run or before.
         skipped: what of the corpus was left out, as a sentence; empty for nothing.
     """
 
@@ -103,6 +105,7 @@ class ScanResult:
     rows: int = 0
     unreadable: int = 0
     faults: list[str] = field(default_factory=list[str])
+    barren: bool = False
     skipped: str = ""
 
 
@@ -266,8 +269,12 @@ class _Scan:
         if extra := store.beyond(self.last):
             raise RequestError(
                 f"the corpus has changed since {store.path} was begun: it ends with shard {self.last}, and the store "
-                f"has shard {extra[0]} too. Scan the new text into another folder, or give the old text."
+                f"has shard {extra[0]} too. Scan the new text into another folder, or give the old text; or, if "
+                f"{entry_name(extra[0])} was copied there from elsewhere, delete it."
             )
         skipped = self.corpus.skipped
         self.result.skipped = str(skipped)
-        store.finish({"empty": skipped.empty, "broken": skipped.broken, "unmatched": skipped.unmatched})
+        last = store.finish({"empty": skipped.empty, "broken": skipped.broken, "unmatched": skipped.unmatched})
+        self.result.barren = last.documents == last.faults > 0
+        if self.result.barren:
+            self.result.unreadable, self.result.faults = last.faults, store.faults(SHOWN)

@@ -1,4 +1,4 @@
-"""Whether a store is what was written: every damaged, missing or foreign file by name."""
+"""Whether a store is what was written: every damaged or missing file by name, and files that are another's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midstream.errors import RequestError
+from midstream.store.foreign import OTHER_HEADER, misplaced, other_header, strangers
 from midstream.store.layout import (
     FINISHED,
     HEADER,
+    KINDS,
     SHARDS,
     VOCABULARY,
     File,
@@ -25,7 +27,7 @@ from midstream.store.layout import (
     shards,
 )
 from midstream.store.rows import in_memory
-from midstream.store.sealed import DamagedError
+from midstream.store.sealed import FOLDER, DamagedError
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,11 +48,13 @@ class Damage:
         file: its name within the store.
         reason: what is wrong, to be read after the name.
         shard: the shard that must be redone; None where none must.
+        then: what comes of it; empty: the next scan redoes the shard, or writes the file anew.
     """
 
     file: str
     reason: str
     shard: int | None = None
+    then: str = ""
 
     def __str__(self) -> str:
         """One line."""
@@ -65,6 +69,7 @@ class Checked:
         shards: finished and sound ones; ``documents``, ``tokens`` and ``rows`` are theirs.
         damages: all that is wrong, the store's own files first, then by shard.
         finished: whether the scan says that it has read its whole corpus.
+        strangers: the first files that are not of this store, which are no damage.
     """
 
     shards: int
@@ -73,6 +78,7 @@ class Checked:
     rows: int
     damages: tuple[Damage, ...]
     finished: bool
+    strangers: tuple[str, ...] = ()
 
 
 def check(path: str | Path, progress: Progress | None = None) -> Checked:
@@ -88,18 +94,28 @@ def check(path: str | Path, progress: Progress | None = None) -> Checked:
         damages += _damage(store, VOCABULARY, header.vocabulary)
     except DamagedError as error:
         damages.append(Damage(error.file, error.reason))
+    wrong = misplaced(store, header.kinds if header else KINDS)
+    damages += [Damage(name, reason, then="until then the next scan refuses") for name, reason in wrong.items()]
+    if header is not None and SHARDS not in wrong and other_header(store, header):
+        damages.append(Damage(HEADER, OTHER_HEADER, then="until then a scan like theirs refuses"))
+        header = None
     entries, found = verify(store, header, progress)
+    found = [damage for damage in found if damage.file not in wrong]
+    numbers = {*entries, *(damage.shard for damage in found if damage.shard is not None)}
     try:
         finished = Finished.read(store)
         if finished is not None:
+            if header is None or finished.header == header.digest:
+                entries, found = _within(finished, entries, found)
             damages += _totals(finished, header, entries, [damage for damage in found if damage.shard is not None])
             gone = missing(finished, {*entries, *(damage.shard for damage in found)})
             found += [Damage(entry_name(shard), "is missing", shard) for shard in gone]
     except DamagedError as error:
         damages.append(Damage(error.file, error.reason))
+    others = strangers(store, numbers, finished)
     documents = sum(entry.files["documents"].rows for entry in entries.values())
     tokens, rows = (sum(getattr(entry, name) for entry in entries.values()) for name in ("tokens", "rows"))
-    return Checked(len(entries), documents, tokens, rows, (*damages, *found), finished is not None)
+    return Checked(len(entries), documents, tokens, rows, (*damages, *found), finished is not None, others)
 
 
 def existing(path: str | Path) -> Path:
@@ -184,6 +200,31 @@ def _rows(database: duckdb.DuckDBPyConnection, path: Path) -> int | None:
 def missing(finished: Finished, seen: Container[int | None]) -> list[int]:
     """Numbers of the shards that a finished scan counts and that are not among ``seen``, the first of many."""
     return list(islice((shard for shard in range(finished.shards) if shard not in seen), MOST_MISSING))
+
+
+def _within(
+    finished: Finished, entries: dict[int, ShardEntry], found: list[Damage]
+) -> tuple[dict[int, ShardEntry], list[Damage]]:
+    """The sound shards that a finished scan counts, and all damages, those beyond its end named as that.
+
+    Sound shards are beyond it only where those before them are what was counted: else the count may be wrong.
+    """
+    last, damages = f"the last shard is {finished.shards - 1}", list[Damage]()
+    for damage in found:
+        if damage.shard is None or damage.shard < finished.shards:
+            damages.append(damage)
+        elif damage.reason == FOLDER:
+            then = "until then the next scan refuses"
+            damages.append(Damage(damage.file, f"is a folder, and {last} (remove it)", then=then))
+        else:
+            then = f"the next scan removes {entry_name(damage.shard)}"
+            damages.append(Damage(damage.file, f"{damage.reason}, and {last}", then=then))
+    inside = {shard: entry for shard, entry in entries.items() if shard < finished.shards}
+    if finished != Finished.of(list(inside.values()), finished.header, finished.skipped):
+        return entries, damages
+    then = "until it is deleted the next scan refuses, unless the corpus has more shards now"
+    more = [Damage(entry_name(shard), f"was copied there: {last}", then=then) for shard in entries.keys() - inside]
+    return inside, damages + more
 
 
 def _totals(

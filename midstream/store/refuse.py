@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from midstream.errors import RequestError
-from midstream.store.layout import FINISHED, HEADER, KINDS, LOCK, SCRATCH, SHARDS, VOCABULARY, Header
+from midstream.store.foreign import OWN
+from midstream.store.layout import KINDS, LOCK, SCRATCH, SHARDS, Header
 from midstream.store.sealed import DamagedError, printable
-
-_OWN = (HEADER, VOCABULARY, FINISHED, LOCK, SHARDS, *KINDS)
 
 
 def check_folder(store: Path) -> None:
@@ -20,13 +19,15 @@ def check_folder(store: Path) -> None:
     Raises RequestError where it holds something else than a store: a damaged header is written again only where
     everything beside it is a store's.
     """
+    if store.is_symlink():  # what it leads to has been named where there is any
+        raise RequestError(f"cannot scan into {str(store)!r}: it is a link to itself. Name a folder.")
     if store.exists() and not store.is_dir():
         raise RequestError(f"cannot scan into {str(store)!r}: it is a file. Name a folder.")
     if not store.parent.is_dir():
         raise RequestError(f"cannot scan into {str(store)!r}: there is no folder {str(store.parent)!r}. Make it first.")
     store.mkdir(exist_ok=True)
     names = sorted(path.name for path in store.iterdir() if not path.name.startswith(SCRATCH))
-    others = [name for name in names if name not in _OWN]
+    others = [name for name in names if name not in OWN]
     if not others and (SHARDS in names or not set(names) - {LOCK, *KINDS}):
         return
     try:

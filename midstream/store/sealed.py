@@ -17,6 +17,9 @@ from midstream.errors import RequestError
 LARGEST_JSON = 1 << 22
 """Bytes of the largest JSON file of a store that is opened."""
 
+FOLDER = "is a folder where a file belongs (remove it)"
+"""What is said of one; nothing removes it, for it may hold anything."""
+
 _LONGEST = 400
 """Characters of a hostile text that an error shows."""
 _MOST = 1 << 62
@@ -66,6 +69,8 @@ def read_file(path: Path, *, largest: int) -> Iterator[bytes]:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     try:
         seen = os.fstat(handle)
+        if stat.S_ISDIR(seen.st_mode):
+            raise ValueError(FOLDER)
         if not stat.S_ISREG(seen.st_mode):
             raise ValueError("is no ordinary file")
         if seen.st_size > largest:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +19,7 @@ from midstream.errors import RequestError
 from midstream.interrupt import undisturbed
 from midstream.record import SCHEMA
 from midstream.store.check import Damage, Progress, existing, missing, verify
+from midstream.store.foreign import OTHER_HEADER, other_header, refuse_folders, refuse_misplaced
 from midstream.store.layout import (
     FINISHED,
     HEADER,
@@ -36,14 +36,12 @@ from midstream.store.layout import (
     shards,
     to_json,
 )
+from midstream.store.listed import changed, faults
 from midstream.store.refuse import check_folder, lock, refuse_other
-from midstream.store.rows import copy, explained, in_memory, insert, open_rows
-from midstream.store.sealed import DamagedError, printable
+from midstream.store.rows import copy, explained, insert, open_rows
+from midstream.store.sealed import DamagedError
 from midstream.store.shard import Made
 from midstream.store.write import publish, sync
-
-_NAMED = 5
-"""Changed documents that an error names."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +159,7 @@ def create_or_resume(
     folder = Path(os.path.realpath(path))
     with _explained(folder):
         check_folder(folder)
+        refuse_misplaced(folder, header.kinds)
         handle = lock(folder)
     try:
         return StoreWriter(folder, header, vocabulary, handle, progress)
@@ -194,6 +193,8 @@ class StoreWriter:
         self.path, self._handle = path, handle
         self.scratch = path / f"{SCRATCH}{secrets.token_hex(6)}"
         found, self.damages = _header(path)
+        if found is not None and found.digest != header.digest and other_header(path, found):
+            raise RequestError(f"{path / HEADER} {OTHER_HEADER}. Then give the scan that made the shards again.")
         if found is not None:
             refuse_other(path, found, header)
         self.entries, damages = verify(path, found, progress)
@@ -203,6 +204,8 @@ class StoreWriter:
                 "than this scan has: give another --out, or the same scan as before."
             )
         self.damages += damages
+        refuse_folders(path, (HEADER, VOCABULARY, FINISHED, *(damage.file for damage in self.damages)))
+        self._counted = _counted(path, header)
         with _explained(path):
             for old in path.glob(f"{SCRATCH}*"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -235,24 +238,25 @@ class StoreWriter:
         Args:
             documents: doc_id, id and sha256 of each that the corpus now has there.
         """
-        if shard not in self.entries:
-            return ""
-        with in_memory() as database:
-            query = "SELECT doc_id, id, sha256 FROM read_parquet($path)"
-            path = escape(str(self.path / file_name("documents", shard)))
-            held = {
-                number: (name, sha256) for number, name, sha256 in database.execute(query, {"path": path}).fetchall()
-            }
-        now = {number: (name, sha256) for number, name, sha256 in documents}
-        differ = [
-            number for number in sorted({*held, *now}) if held.get(number, ("", ""))[1] != now.get(number, ("", ""))[1]
-        ]
-        names = [repr(printable((now.get(number) or held[number])[0])) for number in differ[:_NAMED]]
-        return ", ".join(names) + (f" and {len(differ) - _NAMED:,} more" if len(differ) > _NAMED else "")
+        return changed(self.path, shard, documents) if shard in self.entries else ""
+
+    def faults(self, most: int) -> list[str]:
+        """The first documents that could not be read, each with the reason, of all shards that are done."""
+        return faults(self.path, sorted(self.entries), most)
 
     def beyond(self, last: int) -> list[int]:
-        """Numbers of the shards after ``last`` that the store has, sound or not."""
-        return [shard for shard in shards(self.path) if shard > last]
+        """Numbers of the shards after ``last`` that the store has.
+
+        Entries there that are damaged, and that no scan counted when it ended, are of no shard, and removed.
+        """
+        found = [shard for shard in shards(self.path) if shard > last]
+        stray = [shard for shard in found if shard not in self.entries and shard >= self._counted]
+        with _explained(self.path):
+            for shard in stray:
+                (self.path / entry_name(shard)).unlink()
+            if stray:
+                sync(self.path / SHARDS)
+        return [shard for shard in found if shard not in stray]
 
     def keep(self, shard: int, files: Mapping[str, Made], facts: Facts) -> ShardEntry:
         """Makes a shard part of the store, whole or not at all, also when the power fails.
@@ -307,12 +311,7 @@ class StoreWriter:
         """The folders, the vocabulary and the header, those of them made that are missing or damaged."""
         with _explained(self.path):
             for name in (*header.kinds, SHARDS):
-                folder = self.path / name
-                folder.mkdir(exist_ok=True)
-                if folder.is_symlink():
-                    raise RequestError(
-                        f"cannot scan into {str(self.path)!r}: its {name!r} is a link. Give a new folder."
-                    )
+                (self.path / name).mkdir(exist_ok=True)
             sync(self.path)
             sync(self.path.parent)
         if found is not None and found.vocabulary is not None:
@@ -346,6 +345,7 @@ class StoreWriter:
 
     def _put(self, files: Mapping[str, Path | bytes]) -> None:
         """Each file, by its content or moved from elsewhere on this disk; whole or not at all, and lasting."""
+        refuse_folders(self.path, files)
         made: dict[Path, Path] = {}
         try:
             with _explained(self.path):
@@ -368,6 +368,15 @@ def _header(store: Path) -> tuple[Header | None, list[Damage]]:
     except DamagedError as error:
         new = not os.path.lexists(store / HEADER) and not shards(store)
         return None, [] if new else [Damage(error.file, error.reason)]
+
+
+def _counted(store: Path, header: Header) -> int:
+    """The shards that a scan like this one counted when it ended; 0 where none says so."""
+    try:
+        last = Finished.read(store)
+    except DamagedError:
+        return 0
+    return last.shards if last is not None and last.header == header.digest else 0
 
 
 @contextmanager

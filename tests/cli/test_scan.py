@@ -120,3 +120,14 @@ def test_strict_ends_at_the_first_document_that_cannot_be_read(desk, midstream):
     done = midstream(*words)
     assert done.exit_code == 0
     assert "1 document could not be read" in done.stderr
+
+
+def test_a_corpus_of_which_nothing_can_be_read_fails_each_time(desk, midstream):
+    (desk / "bad.txt").write_bytes(b"\xff\n<|endofdoc|>\n\xfe\n<|endofdoc|>\n\xff")
+    words = ("scan", "--corpus", "bad.txt", "--out", "bad", "--lens", "logit", "--every", "15")
+    for there in ("bad: 1 shard read", "bad: 1 shard there already; 0 shards read"):
+        done = midstream(*words)
+        assert done.exit_code == 1
+        assert done.stdout.startswith(there)
+        assert "3 documents could not be read: document 0 (bad:0): bad.txt is not UTF-8 in line 1" in done.stderr
+        assert "document 2" in done.stderr

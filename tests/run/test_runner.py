@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
+from multiprocessing import active_children
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
-from run_jobs import Answer, Die, Fail
+from run_jobs import Answer, Die, Fail, Stay
 
 from midstream.errors import MidstreamError, RequestError
 from midstream.model.load import load
+from midstream.run import runner as runners
+from midstream.run.ray_cluster import _check_answers, _connected, _ray
 from midstream.run.runner import ATTEMPTS, ModelSource
 from midstream.run.workers import runner
 
@@ -57,6 +64,37 @@ def test_a_dead_worker_is_replaced(workers, tmp_path):
 def test_an_item_that_kills_every_worker_is_named(workers, tmp_path):
     with pytest.raises(MidstreamError, match=f"died {ATTEMPTS} times at 3"):
         list(workers.run(Die(tmp_path, at=3, times=99), range(8)))
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("workers", ["pool"], indirect=True)
+def test_ctrl_c_during_the_end_of_a_pool_leaves_no_worker(workers, monkeypatch, ctrl_c):
+    monkeypatch.setattr(runners, "GRACE", 0.5)
+    before, terminate, told = set(active_children()), SpawnProcess.terminate, []
+
+    def interrupted(child):
+        told.append(child)
+        signal.raise_signal(signal.SIGINT)
+        terminate(child)
+
+    results = workers.run(Stay(), [0, 1, 2, 3])
+    assert signal.SIGINT in next(results)
+    started = set(active_children()) - before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.setattr(SpawnProcess, "terminate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    assert len(started) == 2
+    assert started <= set(told)
+    assert not any(child.is_alive() for child in started)
+    assert not [thread for thread in threading.enumerate() if "Executor" in type(thread).__name__]
 
 
 def test_an_error_on_purpose_arrives_as_it_is(workers):
@@ -111,6 +149,26 @@ def test_options_that_do_not_go_together(tiny, name, more, said):
 def test_an_address_where_nothing_answers(tiny, address, said):
     with pytest.raises(RequestError, match=said):
         list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b"", b"ab"])
+def test_an_address_where_something_else_answers(tiny, said):
+    def answer():
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(said)
+            connection.recv(100)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RequestError, match=f"what answers at {address} is no Ray cluster"):
+            list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
+
+
+def test_a_cluster_that_is_there_is_known_by_its_answer():
+    with _connected(ray := _ray(), "local"):
+        _check_answers(ray.get_runtime_context().gcs_address)
 
 
 def test_more_workers_than_the_cluster_has_cpus_for(tiny):

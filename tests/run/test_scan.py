@@ -159,9 +159,14 @@ def test_a_changed_corpus_is_refused_by_document(tiny, tmp_path):
     with pytest.raises(RequestError, match="the corpus has changed"):
         run(tiny, written(tmp_path / "c.jsonl", old[:4]), out)
     whole = open_store(out).entries[0].documents[1] + 1  # ends where a shard does, so that no shard has changed
-    with pytest.raises(RequestError, match="it ends with shard 0, and the store has shard 1 too"):
+    with pytest.raises(
+        RequestError, match=r"it ends with shard 0, and the store has shard 1 too.*000001\.json was copied"
+    ):
         run(tiny, written(tmp_path / "d.jsonl", old[:whole]), out)
     assert run(tiny, written(tmp_path / "a.jsonl", old), out).shards == 0
+    (out / "shards" / "000099.json").write_text("x")  # of no shard: the corpus has not changed
+    assert run(tiny, written(tmp_path / "a.jsonl", old), out).shards == 0
+    assert not check(out).damages
 
 
 @pytest.mark.parametrize(
