@@ -54,6 +54,8 @@ def check(store: Folder, output: Format = "text") -> None:
     else:
         for damage in found.damages:
             print(_sentence(damage))
+        for name in found.strangers:
+            print(f"{name} is no file of this store")
         state = "its scan has ended" if found.finished else "its scan has not ended: give it again to go on"
         counts = f"{found.documents:,} documents, {found.tokens:,} tokens, {found.rows:,} rows"
         sound = "sound" if not found.damages else "otherwise sound"
@@ -119,8 +121,8 @@ def summary(
 
 
 def _sentence(damage: Damage) -> str:
-    then = "the next scan writes it anew" if damage.shard is None else f"the next scan redoes shard {damage.shard}"
-    return f"{damage.file} {damage.reason}; {then}"
+    redone = "the next scan writes it anew" if damage.shard is None else f"the next scan redoes shard {damage.shard}"
+    return f"{damage.file} {damage.reason}; {damage.then or redone}"
 
 
 def _described(store: Store) -> dict[str, Any]:
