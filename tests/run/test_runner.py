@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -146,7 +147,11 @@ def test_options_that_do_not_go_together(tiny, name, more, said):
         ("auto", "no Ray cluster could be used at auto"),
     ],
 )
-def test_an_address_where_nothing_answers(tiny, address, said):
+def test_an_address_where_nothing_answers(tiny, address, said, monkeypatch):
+    # a cluster of a test that runs beside this one must not be found, and end this process when it ends
+    services = pytest.importorskip("ray._private.services")
+    monkeypatch.setattr(services, "find_gcs_addresses", functools.cache(set))
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     with pytest.raises(RequestError, match=said):
         list(runner(tiny, "ray", workers=1, address=address).run(Answer(), [1]))
 
