@@ -172,8 +172,8 @@ def read(
         raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
     encoded = encode(model, text, messages, special=options.get("special", False))
     if edits := options.get("edits", ()):
-        listed = [edits] if isinstance(edits, (str, Edit)) else list(edits)
-        options["edits"] = edits_of(Setting(model, encoded.ids, seed=options.get("seed") or 0), listed)
+        setting = Setting(model, encoded.ids, seed=options.get("seed") or 0)
+        options["edits"] = edits_of(setting, [edits] if isinstance(edits, (str, Edit)) else edits)
     wanted = request(model, options)
     shown = {"text" if messages is None else "messages": shorten(repr(text if messages is None else messages), 200)}
     shown |= {name: shorten(repr(value), 200) for name, value in options.items()}
@@ -218,8 +218,14 @@ def generate(
     if unknown := set(options) - {*own, *choice}:
         raise choices("option", min(unknown), [*own, *choice])
     stop = options.get("stop", ())
-    prompts = [model.tokenizer.encode(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
-    listed = [edits] if isinstance(edits, (str, Edit)) else list(edits)
+    listed = [prompt] if isinstance(prompt, str) else prompt
+    # a user's types are checked by nobody
+    texts = isinstance(listed, (list, tuple)) and all(isinstance(text, str) for text in listed)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not texts:
+        raise RequestError(f"a prompt was given as {shorten(repr(prompt), 80)}: expected a text, or a list of texts.")
+    if not (isinstance(anchor, (str, Anchor)) or anchor is None) or not (isinstance(read, dict) or read is None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError("expected an anchor like '15:0.1', and what to read as a dict like {'layers': [10, 20]}.")
+    prompts = [model.tokenizer.encode(text) for text in listed]
     setting = Setting(model, prompts[0].ids if prompts else [], generated=True, seed=options.get("seed", 0))
     wanted = Options(
         tokens=options.get("tokens", 50),
@@ -227,7 +233,7 @@ def generate(
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ends=ends_of(model),
         seed=options.get("seed", 0),
-        edits=tuple(edits_of(setting, listed)),
+        edits=tuple(edits_of(setting, [edits] if isinstance(edits, (str, Edit)) else edits or ())),
         anchor=anchor_of(model, anchor) if isinstance(anchor, str) else anchor,
     )
     asked = None if read is None else request(model, read)

@@ -245,19 +245,30 @@ class Patching(PatchTable):
 class Sample:
     """Texts on their way: iterate to have each token as it comes; ``texts`` has all that was made, and ends the rest.
 
-    What was made before an interruption stays: iterate or ask again to go on.
+    What was made before an error or Ctrl-C stays in ``pieces``; asked for the rest, it says that there is none.
     """
 
     def __init__(self, model: Model, pieces: Iterator[Piece], count: int) -> None:
         self._model, self._rest, self._count = model, pieces, count
+        self._broken = False
         self.pieces: list[Piece] = []
 
     def __iter__(self) -> Iterator[Piece]:
         """Each token with what was read where it was chosen (``run.sample.Piece``), from the first on."""
-        yield from self.pieces
-        for piece in self._rest:
-            self.pieces.append(piece)
-            yield piece
+        at = 0
+        while True:
+            while at < len(self.pieces):
+                yield self.pieces[at]
+                at += 1
+            try:
+                self.pieces.append(next(self._rest))
+            except StopIteration:
+                break
+            except BaseException:
+                self._broken = True
+                raise
+        if self._broken:
+            raise RequestError("the generation was interrupted: what was made is in pieces; begin anew for the rest.")
 
     @property
     def steps(self) -> list[list[Step]]:

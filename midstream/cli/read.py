@@ -92,7 +92,7 @@ def read(
     given = text_of(text, file)
     if not given:
         raise RequestError("the text is empty: expected at least two tokens to read.")
-    color = color or ("kl_unedited" if versus else DEFAULT)
+    color = _color(color, versus)
     _check_targets(color, html, plot, out)
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
@@ -124,6 +124,13 @@ def read(
     _write(table, out)
     _page(html, loaded, table, wanted)
     _draw(table, plot, output or (None if out else "grid"), color)
+
+
+def _color(given: str | None, versus: bool) -> str:
+    """The statistic that colours the grid: what edits have moved, where that is measured."""
+    if given == "kl_unedited" and not versus:
+        raise RequestError("--color kl_unedited is what --versus measures: add it, with an --edit.")
+    return given or ("kl_unedited" if versus else DEFAULT)
 
 
 def _edits(model: Model, encoded: Encoded, given: list[str] | None, seed: int | None) -> list[Edit]:

@@ -6,6 +6,7 @@ import codecs
 import json
 import shlex
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,6 +90,8 @@ def sample(
     edits = edits_of(Setting(loaded, encoded.ids, generated=True, seed=seed), edit or [])
     moved = None if anchor is None else anchor_of(loaded, anchor)
     options = Options(tokens, choice, tuple(stop or ()), ends_of(loaded), seed, tuple(edits), moved)
+    if not read and (lens or layers or every > 1):
+        raise RequestError("lenses or layers were named, and nothing is read: add --read, or leave them out.")
     request = _request(loaded, lens, layers, every) if read else None
     shown = _Shown(loaded, encoded, options, request, output == "json")
     shown.run()
@@ -134,8 +137,9 @@ class _Shown:
         """What was made before an interruption is shown, and the interruption goes on."""
         from midstream.run.sample import sample
 
+        pieces = sample(self.model, [self.prompt], self.options, self.request)
         try:
-            for piece in sample(self.model, [self.prompt], self.options, self.request):
+            for piece in pieces:
                 self.pieces.append(piece)
                 self.ended = piece.step.ended or self.ended
                 if not self.json:
@@ -205,5 +209,11 @@ ANCHOR = ("layer", "alpha", "name", "keep_norm", "every_layer", "surprise")
 
 
 def visible(text: str) -> str:
-    """Text as a terminal may show it: control characters but newline and tab are spelled out."""
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    """Text as a terminal may show it: what would move its cursor or turn its text around is spelled out."""
+    return "".join(char if char in "\n\t" or not _moves(char) else ascii(char)[1:-1] for char in text)
+
+
+def _moves(char: str) -> bool:
+    kind = unicodedata.category(char)
+    turning = unicodedata.bidirectional(char) in ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+    return kind in ("Cc", "Cs", "Zl", "Zp") or turning

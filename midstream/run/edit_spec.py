@@ -18,14 +18,14 @@ VECTOR is ``embedding:TOKEN``, ``unembedding:TOKEN``, ``lens:NAME:TOKEN`` (what 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from midstream.errors import RequestError, choices
-from midstream.run.edit_vector import Places, Setting, mean_of, vectors
+from midstream.run.edit_vector import Places, Setting, mean_of, vectors, whole
 from midstream.run.numbers import numbers
 from midstream.stream.change import Add, Interpolate, ProjectOut, Replace, Scale, What
 from midstream.stream.edit import Edit, verify
@@ -53,6 +53,8 @@ def edits_of(setting: Setting, given: Sequence[str | Edit]) -> list[Edit]:
         RequestError: for a text that is none, and for what does not fit the model or selects nothing.
     """
     edits: list[Edit] = []
+    if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
+        raise RequestError(f"edits were given as {type(given).__name__}: expected a list of midstream.Edit or texts.")
     for one in given:
         if isinstance(one, Edit):
             made = [one]
@@ -60,7 +62,7 @@ def edits_of(setting: Setting, given: Sequence[str | Edit]) -> list[Edit]:
             raise RequestError(f"an edit was given as {type(one).__name__}: expected a midstream.Edit or a text.")
         else:
             made = load_edits(one) if one.endswith(".safetensors") and "=" not in one else _parsed(setting, one)
-        verify(setting.model.anatomy, made, len(setting.ids), generated=setting.generated)
+        verify(setting.model.anatomy, made, len(setting.ids), generated=setting.generated, first=len(edits))
         edits += made
     return edits
 
@@ -156,7 +158,8 @@ class _Made:
         named = [*range(n)] if named is None else named
         if max(named) >= len(ids):
             raise RequestError(f"the text to patch from has {len(ids)} tokens and no position {max(named)}.")
-        other = torch.tensor([ids], device=model.device)
+        whole(model, self.setting.ids, "text")
+        other = whole(model, ids, "text to patch from")
         return patch(model, other, self.places.layers, named, site=self.places.site)
 
     def _swap(self, given: str) -> list[Edit]:

@@ -47,8 +47,21 @@ class Setting:
 
     @property
     def tensor(self) -> Tensor:
-        """The tokens, ``[1, t]`` on the model's device."""
-        return torch.tensor([self.ids], device=self.model.device)
+        """The tokens, ``[1, t]`` on the model's device. Raises RequestError where they do not fit in the context."""
+        return whole(self.model, self.ids, "text")
+
+
+def whole(model: Model, ids: Sequence[int], name: str) -> Tensor:
+    """A text for one pass, ``[1, t]`` on the model's device.
+
+    Raises RequestError where it is longer than the context: what is read in windows has no one stream to take from.
+    """
+    if len(ids) > model.context:
+        raise RequestError(
+            f"the {name} has {len(ids):,} tokens, and vectors are taken from a text of at most {model.context:,}, the "
+            "model's context: give a shorter one, or vectors that come from no text."
+        )
+    return torch.tensor([ids], device=model.device)
 
 
 @dataclass(frozen=True)

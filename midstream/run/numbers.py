@@ -23,7 +23,7 @@ def numbers(name: str, given: str, count: int | None = None) -> list[int]:
         try:
             end = str(count - 1) if dash and not last and count is not None else last
             low, high = int(first), int(end if dash else first)
-            if not 0 <= high - low < MOST:
+            if not 0 <= high - low < (count or MOST):
                 raise ValueError
             found += range(low, high + 1)
         except ValueError:

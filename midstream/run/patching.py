@@ -21,7 +21,7 @@ from midstream.model.model import Model
 from midstream.readout.read import Rows, read
 from midstream.readout.reader import Reader, output_reader
 from midstream.record import Array, PatchTable
-from midstream.run.edit_vector import Places, Setting, mean_of, vectors
+from midstream.run.edit_vector import Places, Setting, mean_of, vectors, whole
 from midstream.run.provenance import provenance
 from midstream.stream.capture import capture_sites
 from midstream.stream.change import Replace, SetCoordinates, What
@@ -57,8 +57,9 @@ class Patching:
 
 def unrelated(model: Model, tokens: int) -> list[int]:
     """Token ids of a text that has nothing to do with any other: the probe text, over and over."""
-    ids = model.tokenizer.encode(PROBE).ids
-    return (ids * (tokens // len(ids) + 1))[:tokens]
+    ids = model.tokenizer.encode(PROBE).ids  # with what the tokenizer puts first, once
+    more = model.tokenizer.encode(PROBE, added=False).ids
+    return (ids + more * (tokens // len(more) + 1))[:tokens]
 
 
 def patching(model: Model, given: Patching, asked: Request, command: str) -> PatchTable:
@@ -77,10 +78,10 @@ def patching(model: Model, given: Patching, asked: Request, command: str) -> Pat
     final: Place = (model.anatomy.layers, "resid_post")
     places: list[Place] = [(layer, given.site) for layer in given.layers]
 
-    def run(ids: Sequence[int]) -> dict[Place, Tensor]:
-        return capture_sites(model, torch.tensor([ids], device=model.device), [*places, final])
-
-    plain, source, control = (run(ids) for ids in (given.text, given.source, given.control))
+    plain, source, control = (
+        capture_sites(model, whole(model, ids, name), [*places, final])
+        for ids, name in ((given.text, "text"), (given.source, "other text"), (given.control, "control"))
+    )
     unpatched, there = (_logprobs(reader, h[final][:, -1], given.token)[0] for h in (plain, source))
     effect, other = (
         np.concatenate([_effects(model, reader, given, place, h[place]) for place in places]) - unpatched
@@ -143,7 +144,7 @@ class PatchOptions:
 
     Attributes:
         layers: to patch at; None: all. every: keep every k-th of them, counted back from the last.
-        along: two or more tokens' vectors, ``SOURCE:TOKEN|TOKEN`` as in an edit; None: the whole stream is put in.
+        along: tokens' vectors, ``SOURCE:TOKEN|TOKEN`` as in an edit; None: the whole stream is put in.
         control: an unrelated text of as many tokens; None: ``unrelated``.
     """
 

@@ -38,6 +38,8 @@ def sample(
     ids = [prompt.ids for prompt in prompts]
     if request is None:
         return (Piece(step, None) for step in generate(model, ids, options))
+    if request.edits or request.versus:
+        raise RequestError("what is read while a text is generated has its edits: give them to the generation itself.")
     if far := [lens.name for lens in request.lenses if lens.offset > 1]:
         raise RequestError(f"lens {far[0]!r} reads tokens that are still to come: it has nothing to be compared with.")
     last = (model.anatomy.layers, "resid_post")
@@ -59,9 +61,12 @@ def _read(model: Model, texts: list[Encoded], steps: Iterator[Step], request: Re
 
 
 def ends_of(model: Model) -> tuple[int, ...]:
-    """The ids of the model's own end of text, where its tokenizer names one."""
+    """The ids of tokens that end a text: the tokenizer's own, and those of the model's settings for generation."""
     text = model.tokenizer.marks.get("eos_token")
-    return () if text is None else (model.tokenizer.single(text),)
+    own = [] if text is None else [model.tokenizer.single(text)]
+    settings = getattr(model.module, "generation_config", None)
+    more = getattr(settings, "eos_token_id", None)
+    return tuple(dict.fromkeys([*own, *([] if more is None else [more] if isinstance(more, int) else more)]))
 
 
 def written(model: Model, tokens: Sequence[int]) -> str:

@@ -5,7 +5,6 @@ The same steps in the same order as transformers' ``generate``: repetition penal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,15 +36,15 @@ class Choice:
     def __post_init__(self) -> None:
         """Raises RequestError for a setting out of its range, naming the range."""
         for name, good, wanted in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
-            ("top-k", self.top_k is None or self.top_k >= 1, "1 or more"),
-            ("top-p", 0 < self.top_p <= 1, "more than 0, at most 1"),
-            ("min-p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition penalty", 0 < self.repetition_penalty < math.inf, "more than 0; 1 is none"),
+            ("temperature", lambda t: t == 0 or 1e-4 <= t <= 1e4, "0 (greedy), or 0.0001 to 10,000"),
+            ("top-k", lambda k: k is None or (isinstance(k, int) and k >= 1), "a whole number, 1 or more"),
+            ("top-p", lambda p: 0 < p <= 1, "more than 0, at most 1"),
+            ("min-p", lambda p: 0 <= p <= 1, "0 to 1"),
+            ("repetition penalty", lambda r: 1e-3 <= r <= 1e3, "0.001 to 1,000; 1 is none"),
         ):
-            if not good:
-                value = getattr(self, name.replace("-", "_").replace(" ", "_"))
-                raise RequestError(f"{name} is {value}: expected {wanted}.")
+            value = getattr(self, name.replace("-", "_").replace(" ", "_"))
+            if isinstance(value, str) or (value is None and name != "top-k") or not good(value):
+                raise RequestError(f"{name} is {value!r}: expected {wanted}.")
 
     def scores(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """Logits after every step, -inf where a token is cut off: ``[b, V]`` float32 -> ``[b, V]``.

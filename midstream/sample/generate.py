@@ -29,7 +29,7 @@ class Options:
         tokens: new ones at most, of each text.
         stop: texts at which one ends; the tokens that make it are kept.
         ends: ids of tokens at which one ends, such as the model's end of text; kept as well.
-        seed: of every draw; each text has its own generator, made from the seed and its index.
+        seed: of every draw, 0 to 2^31 - 1; each text has its own generator, made from the seed and its index.
         edits: changes to the stream, their positions those of each text (``new``: what is generated).
         anchor: moves what lies behind each generated token towards it.
         wanted: places whose stream is handed out with each token: the one that it was chosen from.
@@ -95,8 +95,12 @@ def _steps(model: Model, prompts: Sequence[Sequence[int]], options: Options) -> 
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]], options: Options) -> None:
-    if options.tokens < 1:
-        raise RequestError(f"{options.tokens} tokens are to be generated: expected 1 or more.")
+    if not isinstance(options.tokens, int) or options.tokens < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"{options.tokens!r} tokens are to be generated: expected a whole number of 1 or more.")
+    if not isinstance(options.seed, int) or not 0 <= options.seed < 2**31:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"the seed is {options.seed!r}: expected a whole number from 0 to {2**31 - 1}.")
+    if not all(isinstance(stop, str) and stop for stop in options.stop):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"the texts to stop at are {options.stop!r}: expected texts of one character or more.")
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise RequestError(f"prompt {number + 1} is empty: expected at least one token to continue.")
@@ -141,6 +145,11 @@ class _Batch:
                 x = self.reader.prepare(stream[final])
                 every = slice(0, len(self.reader.weight))
                 logits = finish(product(x, self.reader.weight), self.reader, torch.ones(len(x)), every)
+            if not bool(torch.isfinite(logits).all()):
+                raise RequestError(
+                    f"the model's output at position {len(self.texts[0]) - 1} holds NaN or infinity: nothing can be "
+                    "chosen from it; a smaller edit or another dtype may help."
+                )
             tokens = self.options.choice.pick(logits, self.texts, self.generators)
             logprob = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
             surprise = -logprob

@@ -6,9 +6,10 @@ edited positions in ascending order.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -45,12 +46,13 @@ class Add:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check("vector to add", self.vector, self.scale)
+        _set(self, vector=_vector("vector to add", self.vector), scale=_number("scale", self.scale))
 
     def apply(self, h: Tensor) -> Tensor:
         """As ``What.apply``."""
-        v = _fitting("vector to add", self.vector, h) * self.scale
-        return h + (abs(self.scale) * _norm(h) * _direction(v) if self.relative else v)
+        if self.relative:
+            return h + self.scale * _norm(h) * _fitting("vector to add", _direction(self.vector), h)
+        return h + self.scale * _fitting("vector to add", self.vector, h)
 
     def part(self, kept: slice | list[int]) -> Self:
         """As ``What.part``."""
@@ -65,7 +67,7 @@ class Replace:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check("vector to put in", self.vector)
+        _set(self, vector=_vector("vector to put in", self.vector))
 
     def apply(self, h: Tensor) -> Tensor:
         """As ``What.apply``."""
@@ -91,20 +93,25 @@ class Interpolate:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check("vector to move towards", self.vector)
-        alpha = torch.as_tensor(self.alpha)
-        if not bool(((alpha >= 0) & (alpha <= 1)).all()):
+        alpha = self.alpha
+        if isinstance(alpha, Tensor) and alpha.dim() != 2:
+            raise RequestError(f"the strengths have shape {list(alpha.shape)}: expected [texts, positions].")
+        alpha = alpha.detach().float() if isinstance(alpha, Tensor) else _number("strength", alpha)
+        _set(self, vector=_vector("vector to move towards", self.vector), alpha=alpha)
+        every = torch.as_tensor(alpha)
+        if not bool(((every >= 0) & (every <= 1)).all()):
             raise RequestError(f"the strength is {self.alpha}: expected 0 (no change) to 1 (the vector itself).")
-        if bool((self.vector.norm(dim=-1) == 0).any()) and bool((alpha > 0).all()):
+        if bool((self.vector.norm(dim=-1) == 0).any()) and bool((every > 0).all()):
             raise RequestError("the vector to move towards is zero: it has no direction.")
 
     def apply(self, h: Tensor) -> Tensor:
         """As ``What.apply``."""
-        v = _fitting("vector to move towards", self.vector, h)
+        v = _fitting("vector to move towards", _direction(self.vector), h)
         alpha = torch.as_tensor(self.alpha, dtype=h.dtype, device=h.device)
-        alpha = alpha if alpha.dim() == 0 else alpha[..., None]
+        if alpha.dim():
+            alpha = _fitting("strengths", alpha[..., None].expand(-1, -1, h.shape[2]), h)
         norm = _norm(h)
-        mixed = (1 - alpha) * h + alpha * norm * _direction(v)
+        mixed = (1 - alpha) * h + alpha * norm * v
         if self.keep_norm:
             mixed = norm * _direction(mixed)
         return torch.where(alpha == 0, h, mixed)
@@ -125,7 +132,7 @@ class ProjectOut:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check_basis(self.basis)
+        _set(self, basis=_basis(self.basis))
 
     @cached_property
     def _frame(self) -> Tensor:
@@ -161,8 +168,7 @@ class SetCoordinates:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check_basis(self.basis)
-        _check("value to set", self.values)
+        _set(self, basis=_basis(self.basis), values=_vector("values to set", self.values))
         if self.values.shape[-1] != len(self.basis):
             raise RequestError(
                 f"{self.values.shape[-1]} values are to be set along {len(self.basis)} directions: expected one each."
@@ -181,7 +187,8 @@ class SetCoordinates:
     def apply(self, h: Tensor) -> Tensor:
         """As ``What.apply``."""
         basis, inverse = _spanning(self.basis, h), _spanning(self._inverse, h)
-        return h + (self.values.to(h.device, h.dtype) - h @ basis.T) @ inverse
+        values = _fitting("values to set", self.values, h[..., :1].expand(-1, -1, len(basis)))
+        return h + (values - h @ basis.T) @ inverse
 
     def part(self, kept: slice | list[int]) -> Self:
         """As ``What.part``."""
@@ -196,7 +203,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         """Raises RequestError for what could not be applied anywhere, such as NaN."""
-        _check("factor", torch.tensor(self.factor))
+        _set(self, factor=_number("factor", self.factor))
 
     def apply(self, h: Tensor) -> Tensor:
         """As ``What.apply``."""
@@ -218,18 +225,43 @@ KINDS: dict[str, type[What]] = {
 """Name, in files and on the command line -> kind."""
 
 
-def _check(name: str, values: Tensor, scale: float = 1.0) -> None:
-    if not isinstance(values, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"the {name} was given as {type(values).__name__}: expected a torch tensor.")
-    if values.numel() == 0 or not bool(torch.isfinite(values).all()) or not torch.isfinite(torch.tensor(scale)):
+def _vector(name: str, given: object) -> Tensor:
+    """The vector as floats of its own. Raises RequestError for what is none, or holds NaN or infinity."""
+    if not isinstance(given, Tensor):
+        raise RequestError(f"the {name} was given as {type(given).__name__}: expected a torch tensor.")
+    if given.dim() not in (1, 3) or given.layout != torch.strided or given.dtype.is_complex:
+        raise RequestError(
+            f"the {name} has shape {list(given.shape)} and dtype {given.dtype}: expected real numbers, [d], or three "
+            "dimensions that broadcast to [texts, positions, d]."
+        )
+    return _floats(name, given)
+
+
+def _basis(given: object) -> Tensor:
+    """As ``_vector``, for directions ``[k, d]``."""
+    if not isinstance(given, Tensor):
+        raise RequestError(f"the basis was given as {type(given).__name__}: expected a torch tensor.")
+    if given.dim() != 2 or given.layout != torch.strided or given.dtype.is_complex:
+        raise RequestError(f"the basis has shape {list(given.shape)}: expected [k, d], k directions of finite numbers.")
+    return _floats("basis", given) if len(given) else given.detach().float()
+
+
+def _floats(name: str, given: Tensor) -> Tensor:
+    values = given.detach() if given.dtype == torch.float64 else given.detach().float()
+    if values.numel() == 0 or not bool(torch.isfinite(values).all()):
         raise RequestError(f"the {name} holds NaN, infinity or nothing at all: expected finite numbers.")
+    return values
 
 
-def _check_basis(basis: Tensor) -> None:
-    if not isinstance(basis, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"the basis was given as {type(basis).__name__}: expected a torch tensor.")
-    if basis.dim() != 2 or not bool(torch.isfinite(basis).all()):
-        raise RequestError(f"the basis has shape {list(basis.shape)}: expected [k, d], k directions of finite numbers.")
+def _number(name: str, given: object) -> float:
+    """A finite number. Raises RequestError for anything else."""
+    try:
+        value = float(given)  # pyright: ignore[reportArgumentType]  a user's types are checked by nobody
+    except (TypeError, ValueError):
+        raise RequestError(f"the {name} was given as {type(given).__name__}: expected a number.") from None
+    if isinstance(given, str) or not math.isfinite(value):
+        raise RequestError(f"the {name} is {given!r}: expected a finite number, no NaN.")
+    return value
 
 
 def _fitting(name: str, vector: Tensor, h: Tensor) -> Tensor:
@@ -261,10 +293,17 @@ def _part(vector: Tensor, kept: slice | list[int]) -> Tensor:
     return vector[:, kept]
 
 
+def _set(edit: object, **values: Any) -> None:
+    """Puts checked values in the place of those that a frozen one was made with."""
+    for name, value in values.items():
+        object.__setattr__(edit, name, value)
+
+
 def _norm(h: Tensor) -> Tensor:
     return h.norm(dim=-1, keepdim=True)
 
 
 def _direction(v: Tensor) -> Tensor:
-    """v at length 1; zero stays zero."""
+    """v at length 1; zero stays zero, and what is long does not overflow."""
+    v = v / v.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
     return v / _norm(v).clamp(min=torch.finfo(v.dtype).tiny)

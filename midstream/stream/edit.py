@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from operator import index
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -40,6 +41,27 @@ class Edit:
     positions: Positions
     what: What
     texts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises RequestError for places that are no whole numbers, and a change that is none."""
+        for name in ("layers", "positions", "texts"):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, str) and given == "new"):
+                object.__setattr__(self, name, _indices(name, given))
+        if isinstance(self.what, type) or not (hasattr(self.what, "apply") and hasattr(self.what, "part")):
+            raise RequestError(f"an edit's change is {self.what!r:.80}: expected for example midstream.Scale(0).")
+
+
+def _indices(name: str, given: Any) -> tuple[int, ...]:
+    """One or several indices of any integer type."""
+    try:
+        return (index(given),)
+    except TypeError:
+        pass
+    try:
+        return tuple(map(index, given))
+    except TypeError:
+        raise RequestError(f"an edit's {name} are {given!r:.80}: expected whole numbers.") from None
 
 
 @dataclass(frozen=True)
@@ -83,17 +105,20 @@ class Plan:
         return tuple(self.hits)
 
 
-def verify(anatomy: Anatomy, edits: Sequence[Edit], tokens: int, *, texts: int = 1, generated: bool = False) -> None:
+def verify(
+    anatomy: Anatomy, edits: Sequence[Edit], tokens: int, *, texts: int = 1, generated: bool = False, first: int = 0
+) -> None:
     """Check edits of texts of so many tokens before anything runs.
 
     Args:
         generated: whether more tokens are made after these, which ``"new"`` positions mean.
+        first: number of the first of these edits among all, for the error.
 
     Raises:
         RequestError: for a layer, site, text or position that is not there, an edit that selects nothing, or one
             whose vectors do not fit.
     """
-    for number, edit in enumerate(edits):
+    for number, edit in enumerate(edits, start=first):
         if not edit.layers:
             raise RequestError(f"edit {number + 1} names no layer: it would change nothing.")
         for layer in edit.layers:
@@ -102,6 +127,10 @@ def verify(anatomy: Anatomy, edits: Sequence[Edit], tokens: int, *, texts: int =
         if edit.positions == "new" and not generated:
             raise RequestError(f"edit {number + 1} is of new positions, and no text is generated: name positions.")
         count = 1 if edit.positions == "new" else len(_positions(edit, number, tokens))
+        if generated and edit.texts is not None:
+            raise RequestError(f"edit {number + 1} names texts: a continuation takes the edits of all its prompts.")
+        if generated and edit.positions is None:
+            edit.what.part([tokens])  # one that has a vector for each position has none for those to come
         kept = edit.what.apply(torch.ones(rows, count, anatomy.width)).shape
         if kept != (rows, count, anatomy.width):
             raise RequestError(f"edit {number + 1} makes {list(kept)} of [{rows}, {count}, {anatomy.width}].")
@@ -161,7 +190,7 @@ def _positions(edit: Edit, number: int, t: int) -> list[int]:
     """The positions as indices 0 to t - 1, ascending, each once."""
     if edit.positions is None:
         return list(range(t))
-    named = [position for position in edit.positions if isinstance(position, int)]
+    named = cast(tuple[int, ...], edit.positions)
     outside = [position for position in named if not -t <= position < t]
     if outside:
         raise RequestError(
@@ -206,6 +235,11 @@ class _Place:
             assert self.total is not None
             old = self.total[self.where]
             new = self.what.apply(old)
+            if not bool(torch.isfinite(new.to(value.dtype)).all()) and bool(torch.isfinite(old).all()):
+                raise RequestError(
+                    f"edit {self.hit.edit + 1} at layer {self.hit.layer} makes numbers larger than {value.dtype} "
+                    "holds: make it smaller."
+                )
             changed = wide.clone()
             changed[self.where] = new if alone else wide[self.where] + (new - old) / scale
             self.total = None

@@ -39,7 +39,7 @@ def load_edits(path: str | Path) -> list[Edit]:
     tensors = container.tensors()
     try:
         return [_edit(stated, tensors) for stated in listed]
-    except (KeyError, TypeError, ValueError, RequestError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, RequestError) as error:
         raise damaged(Path(path), f"an edit in it cannot be understood ({str(error)[:150]})") from error
 
 

@@ -53,7 +53,7 @@ def mean_difference(
     Args:
         towards, away: token ids of texts; texts weigh equally, in a text positions do. Sinks are left out.
         layers: at each of which a vector is made.
-        last: only the last position of each text counts.
+        last: only the last position of each text counts, whatever it is.
 
     Returns:
         layer -> ``[d]`` float32.

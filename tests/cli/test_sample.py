@@ -79,7 +79,7 @@ def test_what_was_made_before_an_interruption_is_shown(sample, monkeypatch, tiny
     ("words", "said"),
     [
         (("",), "the prompt is empty"),
-        ((PROMPT, "--tokens", "0"), "expected 1 or more"),
+        ((PROMPT, "--tokens", "0"), "a whole number of 1 or more"),
         ((PROMPT * 80,), "fills the model's context of 256"),
         ((PROMPT, "--temperature", "-1"), "temperature is -1.0"),
         ((PROMPT, "--edit", "layers=3 scale=2 positions=99"), "names position 99"),

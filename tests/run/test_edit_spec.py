@@ -169,9 +169,28 @@ def test_what_is_no_edit_is_a_sentence(setting, spec, words, tmp_path, monkeypat
         edits_of(setting, [spec])
 
 
+def test_a_text_longer_than_the_context_has_no_one_stream_to_take_from(tiny):
+    ids = tiny.tokenizer.encode("The capital of France is Paris and " * 60).ids
+    assert len(ids) > tiny.context
+    setting = Setting(tiny, ids)
+    for spec in (
+        "layers=3 add='lens:logit: Paris'",
+        "layers=3 swap='unembedding: Paris| London'",
+        "layers=3 positions=0 patch=Paris",
+    ):
+        with pytest.raises(RequestError, match="tokens, and vectors are taken from a text of at most 256"):
+            edits_of(setting, [spec])
+
+
+def test_the_second_of_two_edits_is_named(setting):
+    with pytest.raises(RequestError, match="edit 2 names position 99"):
+        edits_of(setting, ["layers=3 scale=2", Edit("resid_post", (3,), (99,), Scale(2.0))])
+
+
 def test_numbers():
     assert numbers("layers", "0,8-10,-1") == [0, 8, 9, 10, -1]
     assert numbers("positions", "3-", 6) == [3, 4, 5]
+    assert len(numbers("positions", "1-", 20_000)) == 19_999
     for wrong in ("", "3-", "5-3", "a", "1,,2", "0-99999"):
         with pytest.raises(RequestError, match="expected numbers and ranges"):
             numbers("layers", wrong)

@@ -54,7 +54,11 @@ def test_texts_are_kept_and_go_on(tiny):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tokens": 0}, "expected 1 or more"),
+        ({"tokens": 0}, "a whole number of 1 or more"),
+        ({"read": {"edits": ["layers=3 scale=2"]}}, "edit was given as text"),
+        ({"read": True}, "what to read as a dict"),
+        ({"anchor": (15, 0.1)}, "expected an anchor like"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
         ({"temperature": -1.0}, "temperature is -1.0: expected 0"),
         ({"top_k": 0}, "top-k is 0"),
         ({"top_p": 0.0}, "top-p is 0.0"),
@@ -69,6 +73,31 @@ def test_texts_are_kept_and_go_on(tiny):
 def test_what_cannot_be_is_refused_at_once(tiny, options, words):
     with pytest.raises(RequestError, match=words):
         ms.generate(tiny, PROMPT, **options)
+
+
+def test_what_was_made_before_an_interruption_stays(tiny, monkeypatch):
+    from midstream.sample import generate as generation
+
+    made = ms.generate(tiny, PROMPT, tokens=6)
+    inner, calls = generation.capture_sites, []
+
+    def interrupted(*given, **more):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return inner(*given, **more)
+
+    monkeypatch.setattr(generation, "capture_sites", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _ = made.text
+    assert len(made.pieces) == 2
+    with pytest.raises(RequestError, match="was interrupted: what was made is in pieces"):
+        _ = made.text
+
+
+def test_the_text_may_be_asked_for_while_it_comes(tiny):
+    made = ms.generate(tiny, PROMPT, tokens=5)
+    assert [len(made.text) > 0 for _ in made] == [True] * 5
 
 
 def test_an_anchor_is_what_its_text_says(tiny):

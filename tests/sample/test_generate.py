@@ -34,8 +34,9 @@ def model(model_type, context=128):
     module = tiny(model_type, tie_word_embeddings=False)
     anatomy = find(module, module.config)
     return SimpleNamespace(
-        module=module, anatomy=anatomy, device=torch.device("cpu"), context=context, tokenizer=Letters()
-    )
+        module=module, anatomy=anatomy, device=torch.device("cpu"), dtype=torch.float32, context=context,
+        tokenizer=Letters(),
+    )  # fmt: skip
 
 
 def tokens(reader, prompts, **options):
@@ -162,7 +163,11 @@ def test_the_stream_of_each_choice_is_handed_out():
     [
         ([[]], {}, "prompt 1 is empty"),
         ([PROMPT, list(range(20)) * 7], {}, "prompt 2 has 140 tokens and fills the model's context of 128"),
-        ([PROMPT], {"tokens": 0}, "expected 1 or more"),
+        ([PROMPT], {"tokens": 0}, "expected a whole number of 1 or more"),
+        ([PROMPT], {"seed": 2**70}, "the seed is"),
+        ([PROMPT], {"stop": ("",)}, "texts of one character or more"),
+        ([PROMPT], {"edits": (Edit("resid_post", (1,), None, Scale(2.0), (0,)),)}, "edit 1 names texts"),
+        ([PROMPT], {"edits": (Edit("resid_post", (1,), None, Add(torch.ones(1, 7, 32))),)}, "name the positions"),
         ([PROMPT], {"edits": (Edit("resid_post", (9,), None, Scale(2.0)),)}, "unknown layer 9"),
         ([PROMPT], {"edits": (Edit("resid_post", (1,), (50,), Scale(2.0)),)}, "names position 50"),
         ([PROMPT], {"edits": (Edit("resid_post", (1,), (), Scale(2.0)),)}, "names no position"),
@@ -172,6 +177,14 @@ def test_what_cannot_be_generated_is_refused_before_it_runs(prompts, options, wo
     reader = model("llama")
     with pytest.raises(RequestError, match=words):
         next(generate(reader, prompts, Options(**options)))
+
+
+def test_nothing_is_chosen_from_what_is_no_number():
+    reader = model("llama")
+    with torch.no_grad():
+        reader.module.model.norm.weight[3] = torch.nan
+    with pytest.raises(RequestError, match="output at position 6 holds NaN"):
+        next(generate(reader, [PROMPT], Options(tokens=3)))
 
 
 def test_an_interrupted_generation_leaves_the_model_as_it_was():

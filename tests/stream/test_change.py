@@ -65,6 +65,15 @@ def test_interpolation_keeps_the_norm_and_lies_between(alpha, seed):
     torch.testing.assert_close(mixed, free / free.norm(dim=-1, keepdim=True) * n, rtol=1e-4, atol=1e-4)
 
 
+def test_vectors_of_any_length_and_dtype_have_a_direction():
+    v = draw(D)
+    for long in (v * 1e25, v * 1e-25, v.double() * 1e200, (v * 8).bfloat16().float() / 8):
+        moved = Add(long, 0.5, relative=True).apply(H) - H
+        torch.testing.assert_close(moved.norm(dim=-1), 0.5 * H.norm(dim=-1), rtol=1e-3, atol=1e-5)
+    whole = torch.arange(1, D + 1)
+    assert torch.equal(Replace(whole).apply(H)[0, 0], whole.float())
+
+
 def test_strength_one_is_the_vector_at_the_length_of_the_stream():
     v = draw(D)
     torch.testing.assert_close(Interpolate(v, 1.0).apply(H), v / v.norm() * H.norm(dim=-1, keepdim=True))
@@ -130,6 +139,15 @@ NAN = torch.tensor([float("nan")] * D)
         (lambda: SetCoordinates(draw(1, D).expand(2, -1), draw(2)), "depend on each other"),
         (lambda: Scale(float("nan")), "NaN"),
         (lambda: Add(torch.zeros(0)), "nothing at all"),
+        (lambda: Replace(draw(B, D)), r"shape \[2, 24\] and dtype torch.float32: expected real numbers"),
+        (lambda: Replace(torch.tensor(3.0)), r"shape \[\]"),
+        (lambda: Add(draw(D) * 1j), "complex"),
+        (lambda: Add([1.0]), "given as list: expected a torch tensor"),
+        (lambda: Add(draw(D), None), "scale was given as NoneType"),
+        (lambda: Scale("2"), "factor is '2'"),
+        (lambda: Interpolate(draw(D), None), "strength was given as NoneType"),
+        (lambda: Interpolate(draw(D), torch.ones(3)), r"strengths have shape \[3\]"),
+        (lambda: SetCoordinates(draw(2, D), draw(M, 2)), r"shape \[5, 2\]"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_when_it_is_made(make, words):
@@ -139,7 +157,7 @@ def test_what_cannot_be_applied_is_refused_when_it_is_made(make, words):
 
 @pytest.mark.parametrize(
     "what",
-    [Add(draw(D + 1)), Replace(draw(B, D)), Interpolate(draw(3, M, D), 0.1), ProjectOut(draw(2, D - 1))],
+    [Add(draw(D + 1)), Replace(draw(B, 2, D)), Interpolate(draw(3, M, D), 0.1), ProjectOut(draw(2, D - 1))],
     ids=lambda what: type(what).__name__,
 )
 def test_a_shape_that_does_not_fit_is_named(what):

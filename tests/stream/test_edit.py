@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -215,4 +216,29 @@ def test_edits_that_change_nothing_are_refused():
             capture_sites(reader, BOTH, EVERY, edits=[edit])
     with pytest.raises(RequestError, match=r"edit 1 .layer 3, resid_post. comes after all that is read"):
         capture_sites(reader, BOTH, [(2, "resid_post")], edits=[Edit("resid_post", (3,), None, add)])
+    assert hooks(reader.module) == 0
+
+
+def test_places_may_be_any_whole_numbers():
+    add = Add(vector(32))
+    edit = Edit("resid_post", np.int64(1), np.array([2, 7]), add, torch.tensor([1]))
+    assert (edit.layers, edit.positions, edit.texts) == ((1,), (2, 7), (1,))
+    assert all(type(place) is int for place in (*edit.layers, *edit.positions, *edit.texts))
+    for given, words in (
+        (("resid_post", "one", None, add), "layers are 'one'"),
+        (("resid_post", (1,), "old", add), "positions are 'old'"),
+        (("resid_post", (1,), (0.5,), add), "expected whole numbers"),
+        (("resid_post", (1,), None, Add), "change is <class"),
+        (("resid_post", (1,), None, None), "change is None"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            Edit(*given)
+
+
+def test_an_edit_that_overflows_is_refused_by_name():
+    reader = model("llama")
+    reader.module.half()
+    edit = Edit("resid_post", (2,), None, Times(1e6))
+    with pytest.raises(RequestError, match=r"edit 1 at layer 2 makes numbers larger than torch.float16 holds"):
+        capture_sites(reader, IDS, EVERY, edits=[edit])
     assert hooks(reader.module) == 0

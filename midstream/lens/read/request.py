@@ -125,7 +125,7 @@ def request(model: Model, options: ReadOptions) -> Request:
 
 
 def _edits(options: ReadOptions) -> tuple[tuple[Edit, ...], bool]:
-    given, versus = options.get("edits", ()), options.get("versus", False)
+    given, versus = options.get("edits") or (), options.get("versus", False)
     edits = tuple(edit for edit in ([given] if isinstance(given, Edit) else given) if isinstance(edit, Edit))
     if not isinstance(given, Edit) and len(edits) < len(given):
         raise RequestError("an edit was given as text: only midstream.read and the command line turn it into one.")
