@@ -18,6 +18,7 @@ from torch import Tensor
 from midstream.errors import RequestError, choices
 from midstream.lens.file.find import find
 from midstream.model.model import Model
+from midstream.run.numbers import pairs
 from midstream.sample.anchor import Anchor, check
 
 KEYS = ("vector", "keep_norm", "every_layer", "surprise")
@@ -31,14 +32,9 @@ def anchor_of(model: Model, given: str) -> Anchor:
         numbers = int(layer), float(strength)
     except ValueError:
         raise RequestError(f"the anchor {given!r} is none: expected LAYER:STRENGTH, for example 15:0.1.") from None
-    values: dict[str, str] = {}
-    for piece in pieces:
-        key, equals, value = piece.partition("=")
-        if not equals or key in values:
-            raise RequestError(f"the anchor {given!r} has {piece!r}: expected key=value, each key once.")
-        if key not in KEYS:
-            raise choices("key of an anchor", key, KEYS)
-        values[key] = value
+    values = pairs(f"the anchor {given!r}", pieces)
+    if unknown := set(values) - set(KEYS):
+        raise choices("key of an anchor", min(unknown), KEYS)
     name = values.get("vector", "embedding")
     try:
         surprise = float(values.get("surprise", "0"))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from midstream.errors import RequestError, choices
 from midstream.run.edit_vector import Places, Setting, mean_of, vectors, whole
-from midstream.run.numbers import numbers
+from midstream.run.numbers import numbers, pairs
 from midstream.stream.change import Add, Interpolate, ProjectOut, Replace, Scale, What
 from midstream.stream.edit import Edit, verify
 from midstream.stream.edit_file import load_edits
@@ -93,13 +93,7 @@ def _values(spec: str) -> dict[str, str]:
         pieces = shlex.split(spec)
     except ValueError as error:
         raise RequestError(f"the edit {spec!r} cannot be read: {error}; quote values that hold blanks.") from None
-    values: dict[str, str] = {}
-    for piece in pieces:
-        key, equals, value = piece.partition("=")
-        if not equals or key in values:
-            raise RequestError(f"the edit {spec!r} has {piece!r}: expected key=value, each key once.")
-        values[key] = value
-    return values
+    return pairs(f"the edit {spec!r}", pieces)
 
 
 @dataclass(frozen=True, eq=False)

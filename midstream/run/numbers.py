@@ -1,6 +1,8 @@
-"""Numbers as a user writes them in an option: ``0,8,16``, ``0-8,30``, ``-1``."""
+"""What a user writes in an option, taken apart: ``0,8,16``, ``0-8,30``, ``-1``; ``key=value`` pieces."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from midstream.errors import RequestError
 
@@ -29,3 +31,14 @@ def numbers(name: str, given: str, count: int | None = None) -> list[int]:
         except ValueError:
             raise RequestError(f"{name} {given!r}: expected numbers and ranges such as 0,8,16 or 0-8,30.") from None
     return found
+
+
+def pairs(what: str, pieces: Iterable[str]) -> dict[str, str]:
+    """``key=value`` pieces by key. Raises RequestError for another piece, and a key twice; ``what`` they are of."""
+    values: dict[str, str] = {}
+    for piece in pieces:
+        key, equals, value = piece.partition("=")
+        if not equals or key in values:
+            raise RequestError(f"{what} has {piece!r}: expected key=value, each key once.")
+        values[key] = value
+    return values
