@@ -60,8 +60,7 @@ def fit(
     from midstream.run.fit import fit as run_fit
     from midstream.run.fit_plan import FitOptions
 
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     known = ("tokens", "site", "layers", "seed", "cluster", "memory", "resume")
     if unknown := set(options) - set(known):
         raise choices("option", min(unknown), known)
@@ -100,8 +99,7 @@ def scan(
     from midstream.run.scan import scan as run_scan
     from midstream.run.workers import runner
 
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     own = [entry.name for entry in fields(ScanOptions) if entry.name != "where"]
     reads = [name for name in ReadOptions.__annotations__ if name not in ("edits", "versus")]
     works = ["runner", "workers", "address"]
@@ -135,8 +133,7 @@ def score(
 
     Raises RequestError for text that a lens was fitted on, and for what the model lacks.
     """
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     known = [entry.name for entry in fields(ScoreOptions)]
     if unknown := set(options) - set(known):
         raise choices("option", min(unknown), known)
@@ -168,8 +165,7 @@ def read(
 
     Returns the reading, one row a lens, site, layer and position. Raises RequestError for what the model lacks.
     """
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     encoded = encode(model, text, messages, special=options.get("special", False))
     if edits := options.get("edits", ()):
         setting = Setting(model, encoded.ids, seed=options.get("seed") or 0)
@@ -212,8 +208,7 @@ def generate(
     from midstream.sample.choose import Choice
     from midstream.sample.generate import Options
 
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     own, choice = ("tokens", "stop", "seed"), [entry.name for entry in fields(Choice)]
     if unknown := set(options) - {*own, *choice}:
         raise choices("option", min(unknown), [*own, *choice])
@@ -253,11 +248,16 @@ def patch(model: Model, text: str, other: str, token: str, **options: Any) -> Pa
     """
     from midstream.run.patching import PatchOptions, patch_texts
 
-    if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's types are checked by nobody
-        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")
+    _check(model)
     known = [entry.name for entry in fields(PatchOptions)]
     if unknown := set(options) - set(known):
         raise choices("option", min(unknown), known)
     call = f"midstream.patch(model, {shorten(repr((text, other, token)), 300)})"
     table = patch_texts(model, text, other, token, PatchOptions(**options), command=call)
     return Patching(**{entry.name: getattr(table, entry.name) for entry in fields(PatchTable)})
+
+
+def _check(model: object) -> None:
+    """Raise RequestError for what is no model: a user's types are checked by nobody."""
+    if not isinstance(model, Model):
+        raise RequestError(f"a model was given as {shorten(repr(model), 80)}: expected what midstream.load returns.")

@@ -120,6 +120,21 @@ def test_mistakes_of_a_newcomer_get_a_sentence(tiny, tmp_path):
         ms.read(tiny, "a king was", layers=3).save(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ms.fit("gpt2", "corpus.txt"),
+        lambda: ms.scan("gpt2", "corpus.txt", "store"),
+        lambda: ms.score("gpt2", "logit", "corpus.txt"),
+        lambda: ms.generate("gpt2", "a king was"),
+        lambda: ms.patch("gpt2", "a king", "a queen", " was"),
+    ],
+)
+def test_a_name_in_the_place_of_a_model_is_a_sentence(call):
+    with pytest.raises(RequestError, match=r"a model was given as 'gpt2': expected what midstream\.load returns"):
+        call()
+
+
 def test_nothing_picked_is_nothing_to_show(tiny, tmp_path):
     none = ms.read(tiny, "a king was", layers=3).pick(np.zeros(len(ms.read(tiny, "a king was", layers=3)), dtype=bool))
     for show in (none.html, none._repr_html_, none.show, lambda: none.plot(tmp_path / "x.svg")):

@@ -43,9 +43,9 @@ def anchor_of(model: Model, given: str) -> Anchor:
     if not 0 <= surprise < float("inf"):
         raise RequestError(f"surprise is {surprise}: expected nats, 0 or more.")
     keep, every = _yes(values, "keep_norm", "yes"), _yes(values, "every_layer", "no")
-    anchor = Anchor(*numbers, model.anatomy.input_rows, name, keep, every, surprise)
+    anchor = Anchor(*numbers, _rows(model, name, numbers[0]), name, keep, every, surprise)
     check(model, anchor)
-    return Anchor(*numbers, _rows(model, name, numbers[0]), name, keep, every, surprise)
+    return anchor
 
 
 def _yes(values: dict[str, str], key: str, default: str) -> bool:
