@@ -11,8 +11,9 @@ A text of ``key=value`` pieces with one kind of change, or the name of a file th
     swap=SOURCE:TOKEN|TOKEN                 exchange what h has along two tokens' vectors, over all the layers
 
 VECTOR is ``embedding:TOKEN``, ``unembedding:TOKEN``, ``lens:NAME:TOKEN`` (what moves the token's score there most),
-``difference:FILE:FILE`` (mean stream of the first file's documents less that of the second's) or ``random``. Where:
-``layers=`` (all kinds), ``positions=`` (numbers, ranges, ``new``; without it all) and ``site=``.
+``difference:FILE:FILE`` (mean stream of the first file's documents less that of the second's) or ``random``; in a TOKEN
+``\\|`` and ``\\:`` are a bar and a colon. Where: ``layers=`` (all kinds), ``positions=`` (numbers, ranges, ``new``;
+without it all) and ``site=``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from midstream.errors import RequestError, choices
-from midstream.run.edit_vector import Places, Setting, mean_of, vectors, whole
+from midstream.run.edit_vector import Places, Setting, listed, mean_of, rows_of, vectors, whole
 from midstream.run.numbers import numbers, pairs
 from midstream.stream.change import Add, Interpolate, ProjectOut, Replace, Scale, What
 from midstream.stream.edit import Edit, verify
@@ -157,14 +157,12 @@ class _Made:
         return patch(model, other, self.places.layers, named, site=self.places.site)
 
     def _swap(self, given: str) -> list[Edit]:
-        head, _, tokens = given.rpartition(":")
-        one, bar, other = tokens.partition("|")
-        if not bar or head.partition(":")[0] not in ("embedding", "unembedding", "lens"):
+        pair = listed(given)
+        if len(pair) != 2 or given.partition(":")[0] not in ("embedding", "unembedding", "lens"):
             raise RequestError(f"swap={given}: expected SOURCE:TOKEN|TOKEN, for example 'unembedding: Paris| Rome'.")
         if self.places.positions == "new":
             raise RequestError("a swap takes what the text has without it, and new positions have nothing yet.")
-        pair = [vectors(self.setting, self.places, f"{head}:{token}") for token in (one, other)]
-        rows = {layer: torch.stack([mean_of(vector[layer]) for vector in pair]) for layer in self.places.layers}
+        rows = rows_of(self.setting, self.places, pair)
         at = self.places.indices(len(self.setting.ids))
         return swap(self.setting.model, self.setting.tensor, rows, at, site=self.places.site)
 

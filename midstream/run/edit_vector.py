@@ -1,7 +1,11 @@
-"""Vectors as a user names them in an edit: ``unembedding: Paris``, ``lens:tuned: Paris``, ``difference:a.txt:b``."""
+"""Vectors as a user names them in an edit: ``unembedding: Paris``, ``lens:tuned: Paris``, ``difference:a.txt:b``.
+
+In a token ``\\|`` is a bar and ``\\:`` a colon, where a bare one would end it; a backslash before anything else is one.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -96,6 +100,18 @@ def vectors(setting: Setting, places: Places, given: str) -> dict[int, Tensor]:
     return dict.fromkeys(places.layers, _one(setting, source, rest))
 
 
+def listed(given: str) -> list[str]:
+    """``SOURCE:TOKEN|TOKEN`` -> ``SOURCE:TOKEN`` of each token."""
+    source, _, tokens = _parted(given) if given.startswith("lens:") else given.partition(":")
+    return [f"{source}:{token}" for token in re.split(r"(?<!\\)\|", tokens)]
+
+
+def rows_of(setting: Setting, places: Places, names: Sequence[str]) -> dict[int, Tensor]:
+    """Layer -> the vectors that the names give there, one each for all positions: ``[k, d]``."""
+    found = [vectors(setting, places, name) for name in names]
+    return {layer: torch.stack([mean_of(vector[layer]) for vector in found]) for layer in places.layers}
+
+
 def mean_of(vector: Tensor) -> Tensor:
     """One vector ``[d]`` for all positions."""
     return vector if vector.dim() == 1 else vector.flatten(0, -2).mean(0)
@@ -107,16 +123,26 @@ def _one(setting: Setting, source: str, token: str) -> Tensor:
         if token:
             raise RequestError(f"a random vector was given {token!r}: it takes nothing; the seed chooses it.")
         return random_like(torch.full((anatomy.width,), anatomy.width**-0.5), setting.generator)
-    ids = torch.tensor([setting.model.tokenizer.single(token)], device=setting.model.device)
+    ids = torch.tensor([_single(setting, token)], device=setting.model.device)
     return (anatomy.input_rows(ids) if source == "embedding" else anatomy.output_rows(ids))[0]
 
 
+def _single(setting: Setting, token: str) -> int:
+    return setting.model.tokenizer.single(re.sub(r"\\([:|])", r"\1", token))
+
+
+def _parted(given: str) -> tuple[str, str, str]:
+    """``NAME:TOKEN`` -> name, colon, token; a name may hold colons, so the last bare one parts them."""
+    *name, token = re.split(r"(?<!\\):", given)
+    return ":".join(name), ":" if name else "", token
+
+
 def _lens(setting: Setting, places: Places, given: str) -> dict[int, Tensor]:
-    name, colon, token = given.rpartition(":")
+    name, colon, token = _parted(given)
     if not colon:
         raise RequestError(f"lens:{given} names no token: expected lens:NAME:TOKEN, for example 'lens:logit: Paris'.")
     model = setting.model
-    lens, tokens = find(model, name), torch.tensor([model.tokenizer.single(token)])
+    lens, tokens = find(model, name), torch.tensor([_single(setting, token)])
     reader = READERS[lens.reader](model.anatomy)
     named = places.indices(len(setting.ids))
     averaged = named is None and setting.generated

@@ -21,7 +21,7 @@ from midstream.model.model import Model
 from midstream.readout.read import Rows, read
 from midstream.readout.reader import Reader, output_reader
 from midstream.record import Array, PatchTable
-from midstream.run.edit_vector import Places, Setting, mean_of, vectors, whole
+from midstream.run.edit_vector import Places, Setting, listed, rows_of, whole
 from midstream.run.provenance import provenance
 from midstream.stream.capture import capture_sites
 from midstream.stream.change import Replace, SetCoordinates, What
@@ -172,10 +172,7 @@ def patch_texts(model: Model, text: str, other: str, token: str, options: PatchO
     )
     along = None
     if options.along is not None:
-        source, _, tokens = options.along.rpartition(":")
-        setting = Setting(model, texts[0])
         places = Places(asked.layers, None, options.site)
-        named = [vectors(setting, places, f"{source}:{one}") for one in tokens.split("|")]
-        along = {layer: torch.stack([mean_of(vector[layer]) for vector in named]) for layer in asked.layers}
+        along = rows_of(Setting(model, texts[0]), places, listed(options.along))
     given = Patching(texts[0], texts[1], control, chosen, asked.layers, options.site, along)
     return patching(model, given, asked, command)

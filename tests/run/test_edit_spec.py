@@ -56,6 +56,31 @@ def test_each_kind_with_its_settings(setting):
     assert one(setting, "layers=3 scale=0").what == Scale(0.0)
 
 
+@pytest.mark.parametrize("source", ["embedding", "unembedding", "lens:logit"])
+@pytest.mark.parametrize(("written", "meant"), [(r"\:", ":"), (r"\|", "|"), ("|", "|"), ("\\", "\\")])
+def test_a_token_may_be_a_colon_a_bar_or_a_backslash(setting, source, written, meant):
+    rows = (setting.model.anatomy.input_rows if source == "embedding" else setting.model.anatomy.output_rows)(
+        token(setting.model, meant)
+    )
+    edit = one(setting, f"layers=30 positions=1 add='{source}:{written}'")
+    if source == "lens:logit":
+        h = capture(setting.model, setting.tensor, layers=[30])[30][0][[1]]
+        rows = direction(output_reader(setting.model.anatomy), LOGIT, 30, h, token(setting.model, meant))
+    assert torch.equal(edit.what.vector.reshape(rows.shape), rows)
+
+
+def test_a_bare_colon_is_one_where_no_lens_is_named(setting):
+    rows = setting.model.anatomy.output_rows(token(setting.model, ":"))
+    assert torch.equal(one(setting, "layers=30 add=unembedding::").what.vector, rows[0])
+
+
+@pytest.mark.parametrize("source", ["unembedding", "lens:logit"])
+def test_a_swap_of_a_bar_and_a_colon(setting, source):
+    (edit,) = edits_of(setting, [rf"layers=9 positions=1 swap='{source}:\||\:'"])
+    rows = [one(setting, rf"layers=9 positions=1 add='{source}:{t}'").what.vector.reshape(-1) for t in (r"\|", r"\:")]
+    assert torch.equal(edit.what.basis, torch.stack(rows))
+
+
 def test_a_lens_direction_is_taken_at_each_position(setting):
     model = setting.model
     edit = one(setting, 'layers=4 positions=1,3 add="lens:logit: Paris"')
@@ -158,6 +183,9 @@ def test_edits_come_from_a_file_and_as_values(setting, tmp_path):
         ("layers=3 add=difference:a.txt", "names one file"),
         ("layers=3 add=difference:a.txt:b.txt", "a.txt"),
         ("layers=3 swap='unembedding: Paris'", "expected SOURCE:TOKEN|TOKEN"),
+        ("layers=3 swap='unembedding: Paris| London|,'", "expected SOURCE:TOKEN|TOKEN"),
+        ("layers=3 swap='difference:a.txt:b|c'", "expected SOURCE:TOKEN|TOKEN"),
+        ("layers=3 swap='lens:logit|tuned'", "names no token"),
         ("layers=3 swap='unembedding: Paris| Paris'", "depend on each other"),
         ("nowhere.safetensors", "there is no file"),
     ],

@@ -12,7 +12,7 @@ import midstream as ms
 from midstream.errors import RequestError
 from midstream.run.patching import unrelated
 from midstream.stream.capture import capture_sites
-from midstream.stream.change import Replace
+from midstream.stream.change import Replace, SetCoordinates
 from midstream.stream.edit import Edit
 
 TEXT, OTHER, TOKEN = "The capital of France is Paris and", "The capital of England is Paris and", " Paris"
@@ -62,6 +62,17 @@ def test_a_patch_from_the_same_run_does_nothing(tiny, texts):
         assert np.abs(found.columns["control"]).max() > 1e-3
 
 
+def test_a_patch_along_vectors_moves_what_lies_along_them(tiny, texts):
+    (text, other), (a, b) = texts
+    found = ms.patch(tiny, text, other, TOKEN, layers=[7], along=r"unembedding: Paris|\:")
+    rows = tiny.anatomy.output_rows(torch.tensor([tiny.tokenizer.single(t) for t in (" Paris", ":")]))
+    place = (7, "resid_post")
+    h = capture_sites(tiny, torch.tensor([b]), [place])[place]
+    what = SetCoordinates(rows, h[:, -1:] @ rows.T)
+    expected = logprob(tiny, a, tiny.tokenizer.single(TOKEN), [Edit("resid_post", (7,), (len(a) - 1,), what)])
+    assert found.columns["logprob"][-1] == pytest.approx(expected, abs=2e-4)
+
+
 def test_what_comes_out(tiny, texts, tmp_path, capsys):
     (text, other), (ids, _) = texts
     found = ms.patch(tiny, text, other, TOKEN, every=10)
@@ -102,6 +113,7 @@ def test_what_cannot_be_patched_is_refused(tiny, given, words):
         ({"site": "nowhere"}, "unknown site"),
         ({"along": "unembedding: Paris| Paris"}, "depend on each other"),
         ({"along": "nowhere: Paris"}, "unknown source"),
+        ({"along": "lens:logit"}, "names no token"),
         ({"control": "The"}, "expected equal numbers"),
         ({"speed": 3}, "unknown option 'speed'"),
     ],
