@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from midstream.errors import RequestError
 from midstream.record import Array, PatchTable
 from midstream.view import chart, figure_file, token_text
 
@@ -31,6 +33,12 @@ class PatchGrid:
 
     table: PatchTable
     every: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises RequestError for a step that is no whole number of 1 or more, and as ``layers_of``."""
+        layers_of(self.table)
+        if not isinstance(self.every, int) or self.every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestError(f"every {self.every!r} layers: expected a whole number of 1 or more.")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Per page: the text's tokens, the other's where they differ, then the layers."""
@@ -78,8 +86,17 @@ class PatchGrid:
 
 
 def layers_of(table: PatchTable) -> list[int]:
-    """The layers, ascending."""
-    return list(dict.fromkeys(table.columns["layer"].tolist()))
+    """The layers, ascending. Raises RequestError for rows that were picked so that they make no grid."""
+    rows = list(zip(table.columns["layer"].tolist(), table.columns["position"].tolist(), strict=True))
+    if not rows:
+        raise RequestError("there is no patch to show: the table has no rows; pick some, or show the whole patching.")
+    layers, positions = (list(dict.fromkeys(column)) for column in zip(*rows, strict=True))
+    if rows != list(product(layers, positions)):
+        raise RequestError(
+            f"the {len(rows)} rows that were picked make no grid of layers and positions: pick whole layers or whole "
+            "positions, or look at the columns."
+        )
+    return layers
 
 
 def grid_of(table: PatchTable, name: str) -> Array:

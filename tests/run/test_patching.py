@@ -93,6 +93,27 @@ def test_what_comes_out(tiny, texts, tmp_path, capsys):
     assert f"{document['unpatched']:+.2f}".replace("-", "−") in shown
 
 
+def test_what_was_picked_is_shown_where_it_makes_a_grid(tiny, texts, tmp_path, capsys):
+    (text, other), _ = texts
+    found = ms.patch(tiny, text, other, TOKEN, every=10)
+    layer, position = found.columns["layer"], found.columns["position"]
+    found.pick((layer > 0) & (position > 1)).show()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:5]] == ["30", "20", "10"]
+    for rows, words in ((layer > 30, "the table has no rows"), ((layer > 0) | (position > 1), "make no grid")):
+        few = found.pick(rows)
+        for look in (few.show, lambda few=few: few.plot(tmp_path / "p.svg")):
+            with pytest.raises(RequestError, match=words):
+                look()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.5, "2", None])
+def test_a_step_that_is_none_is_a_sentence(tiny, texts, every):
+    (text, other), _ = texts
+    with pytest.raises(RequestError, match=rf"every {every!r} layers: expected a whole number of 1 or more"):
+        ms.patch(tiny, text, other, TOKEN, layers=[3]).show(every=every)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
