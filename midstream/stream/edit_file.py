@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from midstream.stream.edit import Edit, Positions
 
 _MOST = 100_000
 """Edits, layers or positions in a file."""
+
+_LONGEST = 500
+"""Characters of the ``repr`` of a kind of the user's own."""
 
 
 def save_edits(path: str | Path, edits: Sequence[Edit]) -> str:
@@ -44,9 +48,15 @@ def load_edits(path: str | Path) -> list[Edit]:
 
 
 def stated(edits: Sequence[Edit]) -> list[dict[str, Any]]:
-    """The edits as JSON values for a provenance: each vector as its shape and the sha256 of its bytes."""
+    """The edits as JSON values for a provenance: each vector as its shape and the sha256 of its bytes.
+
+    A kind of the user's own, which no file holds, is its class's name and its ``repr``.
+    """
     tensors: dict[str, Tensor] = {}
-    listed = [_stated(edit, f"edit {number + 1}", tensors) for number, edit in enumerate(edits)]
+    listed = [
+        _stated(edit, f"edit {number + 1}", tensors) if type(edit.what) in KINDS.values() else _own(edit)
+        for number, edit in enumerate(edits)
+    ]
     for entry in listed:
         for name, value in entry["what"].items():
             if isinstance(value, dict):
@@ -70,8 +80,18 @@ def _stated(edit: Edit, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]
             tensors[f"{name}, {entry.name}"] = value.to(wide)
         else:
             what[entry.name] = value
+    return {**_places(edit), "what": what}
+
+
+def _own(edit: Edit) -> dict[str, Any]:
+    kind = type(edit.what)
+    what = {"kind": f"{kind.__module__}.{kind.__qualname__}", "repr": shorten(repr(edit.what), _LONGEST)}
+    return {**_places(edit), "what": what}
+
+
+def _places(edit: Edit) -> dict[str, Any]:
     places = {"site": edit.site, "layers": list(edit.layers), "positions": _json(edit.positions)}
-    return {**places, "texts": _json(edit.texts), "what": what}
+    return {**places, "texts": _json(edit.texts)}
 
 
 def _json(places: Positions) -> list[int] | str | None:

@@ -9,7 +9,7 @@ from midstream.errors import RequestError
 from midstream.stream.change import KINDS, Add, Interpolate, ProjectOut, Replace, Scale, SetCoordinates
 from midstream.stream.container import write
 from midstream.stream.edit import Edit
-from midstream.stream.edit_file import load_edits, save_edits
+from midstream.stream.edit_file import load_edits, save_edits, stated
 
 H = torch.randn(2, 3, 8)
 WHATS = [
@@ -44,6 +44,32 @@ def test_a_kind_of_the_users_own_is_not_kept(tmp_path):
 
     with pytest.raises(RequestError, match=r"edit 1 is of a kind that no file holds .Own"):
         save_edits(tmp_path / "e.safetensors", [Edit("resid_post", (1,), None, Own(2.0))])
+    assert not list(tmp_path.iterdir())
+
+
+class Halve:
+    """Not of midstream."""
+
+    def apply(self, h):
+        return h / 2
+
+    def part(self, kept):
+        return self
+
+    def __repr__(self):
+        return "Halve of " + "all " * 1000
+
+
+def test_a_kind_of_the_users_own_is_stated_by_name(tmp_path):
+    edits = [Edit("mlp_out", (1, 2), "new", Halve()), Edit("resid_post", (1,), (0,), Add(torch.ones(8)))]
+    own, known = stated(edits)
+    assert own["what"]["kind"] == f"{__name__}.Halve"
+    assert own["what"]["repr"].startswith("Halve of all all")
+    assert len(own["what"]["repr"]) <= 500
+    assert (own["site"], own["layers"], own["positions"], own["texts"]) == ("mlp_out", [1, 2], "new", None)
+    assert known == stated(edits[1:])[0]
+    with pytest.raises(RequestError, match=r"edit 1 is of a kind that no file holds .Halve"):
+        save_edits(tmp_path / "e.safetensors", edits)
     assert not list(tmp_path.iterdir())
 
 

@@ -44,6 +44,20 @@ def test_an_edit_that_changes_nothing_leaves_every_number(model):
     same(ms.read(model, TEXT, edits=edits), ms.read(model, TEXT))
 
 
+def test_a_change_of_the_users_own_is_read_under_and_stated(model):
+    class Halve:
+        def apply(self, h):
+            return h / 2
+
+        def part(self, kept):
+            return self
+
+    own, known = (ms.read(model, TEXT, edits=[Edit("mlp_out", (1,), None, what)]) for what in (Halve(), Scale(0.5)))
+    same(own, known)
+    assert own.provenance.settings["edits"][0]["what"]["kind"].endswith("Halve")
+    assert own.json()
+
+
 def test_the_stream_of_another_run_gives_that_runs_output(model):
     ids, other = (model.tokenizer.encode(text).ids for text in (TEXT, OTHER))
     n = min(len(ids), len(other))
