@@ -8,33 +8,39 @@ from midstream.record import ReadingTable
 from midstream.view import token_text
 
 TOKEN = 12
-"""Columns of the generated token."""
+"""Columns of the generated token, where there is room."""
 
 CELL = 8
-"""Columns of a layer's token, the tick beside it left out."""
+"""Columns of a layer's token, the tick beside it left out, where there is room."""
+
+NUMBER = 10
+"""Columns of the log-probability and the blanks around it."""
 
 
 def header(table: ReadingTable, width: int) -> str:
     """The line above: which layer stands where; as many layers as have room, the last always."""
-    marks = [f"{_name(table, row)}" for row in _rows(table, width)]
-    cells = "".join(token_text.fit(mark, CELL + 2) for mark in marks)
-    return f"{'log p':>7}  {token_text.fit('token', TOKEN)} {cells.rstrip()}\n"
+    token, cell, rows = _room(table, width)
+    cells = "".join(token_text.fit(_name(table, row), cell + 2) for row in rows)
+    return f"{'log p':>7}  {token_text.fit('token', token)} {cells.rstrip()}\n"
 
 
 def line(table: ReadingTable, token: int, logprob: float, width: int) -> str:
     """The token and, for each layer, its best token there; ✓ where that is the one that was chosen."""
+    wide, cell, rows = _room(table, width)
     cells: list[str] = []
-    for row in _rows(table, width):
+    for row in rows:
         best = int(table.columns["top_ids"][row, 0])
-        cells.append(token_text.fit(_text(table, best), CELL) + ("✓ " if best == token else "  "))
+        cells.append(token_text.fit(_text(table, best), cell) + ("✓ " if best == token else "  "))
     number = f"{logprob:7.2f}".replace("-", "−")
-    return f"{number}  {token_text.fit(_text(table, token), TOKEN)} {''.join(cells).rstrip()}\n"
+    return f"{number}  {token_text.fit(_text(table, token), wide)} {''.join(cells).rstrip()}\n"
 
 
-def _rows(table: ReadingTable, width: int) -> Sequence[int]:
-    """The rows that fit: those nearest the last, which stands on the right."""
-    room = max(1, (width - TOKEN - 10) // (CELL + 2))
-    return range(max(0, len(table) - room), len(table))
+def _room(table: ReadingTable, width: int) -> tuple[int, int, Sequence[int]]:
+    """Columns of the token and of a cell, and the rows that fit: those nearest the last, which stands on the right."""
+    left = width - NUMBER
+    count = max(1, (left - TOKEN) // (CELL + 2))
+    cell = min(CELL, max(1, left // 2 - 2))
+    return min(TOKEN, max(1, left - cell - 2)), cell, range(max(0, len(table) - count), len(table))
 
 
 def _name(table: ReadingTable, row: int) -> str:
