@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -200,7 +201,8 @@ def generate(
         options: tokens, stop, seed, and those of ``sample.choose.Choice``: temperature, top_k, top_p, min_p,
             repetition_penalty.
 
-    Returns what iterates as it goes. Raises RequestError, before anything runs, for what does not fit.
+    Returns what iterates as it goes. Warns of settings that change nothing, such as top_k without a temperature.
+    Raises RequestError, before anything runs, for what does not fit.
     """
     from midstream.run.anchor_spec import anchor_of
     from midstream.run.sample import ends_of
@@ -222,9 +224,10 @@ def generate(
         raise RequestError("expected an anchor like '15:0.1', and what to read as a dict like {'layers': [10, 20]}.")
     prompts = [model.tokenizer.encode(text) for text in listed]
     setting = Setting(model, prompts[0].ids if prompts else [], generated=True, seed=options.get("seed", 0))
+    chosen = Choice(**{name: options[name] for name in choice if name in options})
     wanted = Options(
         tokens=options.get("tokens", 50),
-        choice=Choice(**{name: options[name] for name in choice if name in options}),
+        choice=chosen,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ends=ends_of(model),
         seed=options.get("seed", 0),
@@ -232,6 +235,8 @@ def generate(
         anchor=anchor_of(model, anchor) if isinstance(anchor, str) else anchor,
     )
     asked = None if read is None else request(model, read)
+    if chosen.note:
+        warnings.warn(chosen.note, stacklevel=2)
     return Sample(model, run_sample(model, prompts, wanted, asked), len(prompts))
 
 

@@ -79,6 +79,8 @@ def sample(
     from midstream.sample.choose import Choice
 
     choice = Choice(temperature, top_k, top_p, min_p, penalty)
+    if choice.note:
+        print(f"midstream: {choice.note}", file=sys.stderr)
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
     from midstream.run.anchor_spec import anchor_of
     from midstream.run.edit_spec import edits_of

@@ -46,6 +46,17 @@ class Choice:
             if isinstance(value, str) or (value is None and name != "top-k") or not good(value):
                 raise RequestError(f"{name} is {value!r}: expected {wanted}.")
 
+    @property
+    def note(self) -> str:
+        """A sentence about settings that change nothing; empty where all do what they say."""
+        if self.temperature != 0.0:
+            return ""
+        given = {"top-k": self.top_k is not None, "top-p": self.top_p < 1.0, "min-p": self.min_p > 0.0}
+        idle = " and ".join(name for name, there in given.items() if there)
+        return idle and (
+            f"at temperature 0 the best token is taken, with or without {idle}: give a temperature such as 1 to draw."
+        )
+
     def scores(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """Logits after every step, -inf where a token is cut off: ``[b, V]`` float32 -> ``[b, V]``.
 

@@ -52,6 +52,17 @@ def test_a_line_a_token_with_a_tick_where_a_layer_has_it(sample, tiny):
     assert few.stdout.splitlines()[0].split()[-1] == "30"
 
 
+def test_what_changes_nothing_is_said_beside_the_text(sample):
+    plain, drawn = sample(PROMPT, "--tokens", "5"), ("--top-k", "3", "--min-p", "0.1")
+    done = sample(PROMPT, "--tokens", "5", *drawn)
+    assert done.exit_code == 0
+    assert done.stdout == plain.stdout
+    said = "midstream: at temperature 0 the best token is taken, with or without top-k and min-p: give a temperature"
+    assert done.stderr.startswith(said)
+    assert not plain.stderr
+    assert not sample(PROMPT, "--tokens", "5", *drawn, "--temperature", "1").stderr
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_was_made_before_an_interruption_is_shown(sample, monkeypatch, tiny, form):
     whole = ms.generate(tiny, PROMPT, tokens=3)

@@ -75,6 +75,17 @@ def test_what_cannot_be_is_refused_at_once(tiny, options, words):
         ms.generate(tiny, PROMPT, **options)
 
 
+@pytest.mark.parametrize("option", [{"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_what_changes_nothing_at_temperature_0_warns(tiny, option):
+    name = next(iter(option)).replace("_", "-")
+    with pytest.warns(UserWarning, match=f"taken, with or without {name}: give a temperature") as warned:
+        made = ms.generate(tiny, PROMPT, tokens=5, **option)
+    assert warned[0].filename == __file__
+    assert made.text == ms.generate(tiny, PROMPT, tokens=5).text
+    ms.generate(tiny, PROMPT, tokens=5, temperature=1.0, **option)
+    ms.generate(tiny, PROMPT, tokens=5, top_p=1.0, min_p=0.0, top_k=None, repetition_penalty=1.2)
+
+
 def test_what_was_made_before_an_interruption_stays(tiny, monkeypatch):
     from midstream.sample import generate as generation
 
