@@ -1,8 +1,9 @@
 """``make bench``: every number of docs/performance.md, measured here and now, written between that page's markers.
 
-Parts: ``readout`` and ``errors`` (bench/readout.py: midstream's own read-out), ``peers`` (bench/peers.py), ``read``
-(whole commands) and ``start`` (a text of ten words). Naming parts measures only those; the others keep their last
-lines, which lie in bench/results.jsonl. Run it on a quiet machine: each line holds the load that it began with.
+Parts: ``readout`` and ``errors`` (bench/readout.py: midstream's own read-out), ``peers`` (bench/peers.py),
+``generation`` (bench/generation.py), ``read`` (whole commands) and ``start`` (a text of ten words). Naming parts
+measures only those; the others keep their last lines, which lie in bench/results.jsonl. Run it on a quiet machine: each
+line holds the load that it began with.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "readout": lambda: script("readout.py"),
     "peers": lambda: script("peers.py"),
     "errors": lambda: script("readout.py", "--errors"),
+    "generation": lambda: script("generation.py"),
     "read": read,
     "start": start,
 }
@@ -138,6 +140,7 @@ def page(lines: list[Line]) -> str:
     sections = [
         ("Read-out", ["tokens", "what", "times the products", "seconds", "memory above the model, MB"], read_out),
         ("Errors against float64", ["tokens", "precision", "statistic", "mean", "largest"], off),
+        ("Generation and anchoring", *generation_rows(parts["generation"])),
         (
             "Whole command",
             ["tokens", "layers, precision", "seconds", "peak memory, MB"],
@@ -151,6 +154,22 @@ def page(lines: list[Line]) -> str:
     ]
     text = [f"### {title}\n\n{table(head, rows)}\n" for title, head, rows in sections if rows]
     return "\n".join([*text, *_circumstances(lines)])
+
+
+def generation_rows(lines: list[Line]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of what bench/generation.py prints."""
+    head = ["what", "against", "times as fast (rounds)", "wanted", "tokens a second", "of the other"]
+    rows = [
+        [
+            line["name"],
+            line["against"],
+            f"{_number(line['ratio'])} ({_number(line['least'])} to {_number(line['most'])})",
+            _number(line["wanted"]),
+            *_cells(line, "per_second", "per_second_against"),
+        ]
+        for line in lines
+    ]
+    return head, rows
 
 
 def _read_out_cells(line: Line) -> list[str]:
