@@ -78,15 +78,16 @@ class Reading(ReadingTable):
 
         Console().print(grid(self, statistic=statistic))
 
-    def html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
-        """The interactive grid as one self-contained page; written to ``path`` where given.
+    def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str = DEFAULT) -> str:
+        """The interactive grid as one self-contained page, coloured by ``statistic`` until another is chosen.
 
-        Raises RequestError when the file cannot be written; nothing is left of it then.
+        Written to ``path`` where given. Raises RequestError when the file cannot be written; nothing is left of it
+        then.
         """
         from midstream.store.write import atomic
         from midstream.view.html import page
 
-        text = page(self, tracks=self._tracks(), title=title)
+        text = page(self, tracks=self._tracks(), title=title, statistic=statistic)
         if path is not None:
             with atomic(path) as file:
                 file.write_text(text, encoding="utf-8")

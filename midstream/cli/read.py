@@ -29,7 +29,7 @@ from midstream.cli.options import (
 )
 from midstream.errors import RequestError
 from midstream.run.numbers import numbers
-from midstream.view.chart import DEFAULT
+from midstream.view.chart import DEFAULT, statistic
 
 if TYPE_CHECKING:
     from midstream.lens.read.request import Request
@@ -74,7 +74,7 @@ def read(
     chat: Annotated[bool, typer.Option("--chat", help="Put the text in the model's chat template.")] = False,
     special: Annotated[bool, typer.Option("--special", help="Parse special tokens in the text.")] = False,
     color: Annotated[
-        str | None, typer.Option("--color", help="Statistic that colours the grid and the figure.", show_default=False)
+        str | None, typer.Option("--color", help="Statistic that colours grid, page and figure.", show_default=False)
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the interactive page here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure here: .svg, .png or .pdf.")] = None,
@@ -93,7 +93,7 @@ def read(
     if not given:
         raise RequestError("the text is empty: expected at least two tokens to read.")
     color = _color(color, versus)
-    _check_targets(color, html, plot, out)
+    check_targets(("--html", html, (".html", ".htm")), ("--plot", plot, FIGURE), ("--out", out, (".parquet",)))
     loaded = load_model(model, engine=engine, device=device, dtype=dtype)
 
     from midstream.lens.read.request import request
@@ -122,14 +122,14 @@ def read(
         return
     table = _whole(loaded, encoded, wanted, page=html is not None)
     _write(table, out)
-    _page(html, loaded, table, wanted)
+    _page(html, loaded, table, wanted, color)
     _draw(table, plot, output or (None if out else "grid"), color)
 
 
 def _color(given: str | None, versus: bool) -> str:
-    """The statistic that colours the grid: what edits have moved, where that is measured."""
-    if given == "kl_unedited" and not versus:
-        raise RequestError("--color kl_unedited is what --versus measures: add it, with an --edit.")
+    """The statistic that colours the readings: what edits have moved, where that is measured."""
+    if given and statistic(given).versus and not versus:
+        raise RequestError(f"--color {given} is what --versus measures: add it, with an --edit.")
     return given or ("kl_unedited" if versus else DEFAULT)
 
 
@@ -168,14 +168,6 @@ def text_of(text: str | None, file: Path | None) -> str:
         ) from error
 
 
-def _check_targets(color: str, html: Path | None, plot: Path | None, out: Path | None) -> None:
-    """Refuse a file that cannot be written and a statistic that does not exist before the model is loaded."""
-    from midstream.view.chart import statistic
-
-    statistic(color)
-    check_targets(("--html", html, (".html", ".htm")), ("--plot", plot, FIGURE), ("--out", out, (".parquet",)))
-
-
 def _whole(model: Model, encoded: Encoded, request: Request, *, page: bool) -> ReadingTable:
     """The reading as one table; with ``page`` one that a page can hold."""
     from midstream.run.text import check_page, read_text
@@ -202,14 +194,14 @@ def _write(table: ReadingTable, out: Path | None) -> None:
         write_parquet(out, [table])
 
 
-def _page(path: Path | None, model: Model, table: ReadingTable, request: Request) -> None:
+def _page(path: Path | None, model: Model, table: ReadingTable, request: Request, color: str) -> None:
     if path is None:
         return
     from midstream.run.text import tracks
     from midstream.store.write import atomic
     from midstream.view.html import page
 
-    text = page(table, tracks=tracks(model, table, request))
+    text = page(table, tracks=tracks(model, table, request), statistic=color)
     with atomic(path) as file:
         file.write_text(text, encoding="utf-8")
 

@@ -17,13 +17,20 @@ LIGHT = ("#f8f6ed", "#d8e1bc", "#9dd2a7", "#59bfaa", "#1aa4b1", "#0f86ad", "#256
 DARK = ("#1b1e28", "#263253", "#274b7a", "#196994", "#008a9e", "#30aa9c", "#65c792", "#b0dd72", "#faec6a")
 """Anchors of the two colour ramps, even in OKLab lightness, worst reading first: it fades into its background."""
 
+LIGHT_CHANGE = ("#8f4100", "#b86313", "#cd935d", "#dfc09f", "#efece8", "#a8cbe9", "#6ea6dc", "#3b7fcc", "#1a57ad")
+DARK_CHANGE = ("#feb858", "#d38b2a", "#9c682e", "#65472c", "#282b31", "#39506d", "#4578ad", "#4da3ed", "#94cefe")
+"""The same for a change: orange where it falls, grey for none, blue where it rises; both sides equally light."""
+
+ENDS = ("less likely", "more likely")
+"""What the low and the high end of a change mean."""
+
 SHADES = 65
 """Colours in a ramp."""
 
 INKS = ("#ffffff", "#050608")
 """Text colours; one of them has contrast 4.5 or more with every colour there is."""
 
-Form = Literal["value", "exp", "logit"]
+Form = Literal["value", "exp", "logit", "change"]
 Spacing = Literal["linear", "log", "log1p"]
 
 
@@ -33,7 +40,8 @@ class Statistic:
 
     Attributes:
         column: the column it comes from; ``top1`` is the first of ``top_logprobs``.
-        form: ``value`` the column itself, ``exp`` its exponential, ``logit`` column + lse.
+        form: ``value`` the column itself, ``exp`` its exponential, ``logit`` column + lse, ``change`` the column less
+            the one without edits: on a scale as far below 0 as above, in a ramp of two colours.
         unit: ``nats``, ``%`` for probabilities, empty for ranks and logits.
         scale: ``log`` where ratios matter; ``log1p`` (of the distance from 0) where what lies near 0 matters most, but
             a few values lie far away: unreadable layers are tens of nats off.
@@ -49,6 +57,11 @@ class Statistic:
     scale: Spacing
     good: Literal["high", "low"]
     meaning: str
+
+    @property
+    def versus(self) -> bool:
+        """Whether it compares the reading with one without the edits."""
+        return self.column == "kl_unedited" or self.form == "change"
 
 
 _TOP = "the token shown in the cell"
@@ -79,6 +92,8 @@ _ROWS: tuple[tuple[str, str, str, Form, str, Spacing, Literal["high", "low"], st
      "log1p", "high", _INPUT),
     ("kl_unedited", "KL(unedited ‖ edited)", "kl_unedited", "value", "nats", "log1p", "high",
      "how far the edits have moved the reading"),
+    ("logprob_change", "change in log p of the next token", "logprob", "change", "nats", "log1p", "high",
+     "log-probability of the token that really came, edited − unedited"),
     ("kl_input_lens", "KL(layer 0 ‖ reading)", "kl_input_lens", "value", "nats", "log1p", "low",
      "how far the reading has moved from that of the input"),
 )  # fmt: skip
@@ -134,6 +149,8 @@ def values(table: ReadingTable, stat: Statistic) -> Array:
         known[column < 0] = np.nan
     if stat.form == "exp":
         return np.exp(known)
+    if stat.form == "change":
+        return known - table.columns.get(f"unedited_{stat.column}", np.full(len(table), np.nan)).astype(np.float64)
     return known + table.columns["lse"].astype(np.float64) if stat.form == "logit" else known
 
 
@@ -171,10 +188,11 @@ class Scale:
             tens = np.arange(0, np.floor(np.log10(self.high)) + 1)
             found = [float(10**ten) for ten in tens[:: max(1, len(tens) // 4)]]
         elif self.stat.scale == "log1p":
-            sign, far = (1.0, self.high) if self.high > 0 else (-1.0, -self.low)
-            found = sorted(
-                sign * step + 0.0 for step in (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0) if step <= far
-            )
+            far = max(self.high, -self.low)
+            tens, threes = [0.0, 1.0, 10.0, 100.0, 1000.0], [3.0, 30.0, 300.0]  # two sides leave room for fewer
+            marks = tens if self.stat.form == "change" else tens + threes
+            steps = [mark for mark in marks if np.log1p(mark) <= 0.75 * np.log1p(far)] + [far]
+            found = sorted({sign * step + 0.0 for step in steps for sign in np.sign([self.low, self.high]).tolist()})
         else:
             found = [float(v) for v in np.linspace(self.low, self.high, 5)]
         return found[::-1] if self.stat.good == "low" else found
@@ -188,20 +206,25 @@ def scale(table: ReadingTable, stat: Statistic) -> Scale:
         return Scale(stat, *((1.0, 10.0) if stat.scale == "log" else (0.0, 1.0)))
     if stat.scale == "log":
         return Scale(stat, 1.0, float(10.0 ** max(1.0, np.ceil(np.log10(known.max()) - 1e-9))))
-    moved = stat.column == "kl_unedited"  # an edit may move a few cells only
-    low, high = (float(v) for v in np.percentile(known, [0, 100] if moved else [2, 98]))
+    low, high = (float(v) for v in np.percentile(known, [0, 100] if stat.versus else [2, 98]))  # an edit may move few
     if stat.scale == "log1p" or stat.column == "entropy":
         far = max(abs(low), abs(high))
-        step = 10.0 ** np.floor(np.log10(max(far, 1e-3)))
+        step = 10.0 ** np.floor(np.log10(max(far, 1e-2)))
         far = next(float(round(n * step, 9)) for n in (1, 2, 3, 5, 10) if n * step >= far)
-        return Scale(stat, -far, 0.0) if stat.good == "high" and not moved else Scale(stat, 0.0, far)
+        if stat.form == "change":
+            return Scale(stat, -far, far)
+        return Scale(stat, -far, 0.0) if stat.good == "high" and not stat.versus else Scale(stat, 0.0, far)
     step = 10.0 ** np.floor(np.log10(max(high - low, 1e-3)))
     return Scale(stat, float(np.floor(low / step) * step), float(np.floor(high / step + 1) * step))
 
 
-def ramp(theme: Literal["light", "dark"]) -> list[str]:
-    """``SHADES`` colours ``#rrggbb`` from faint to strong; their luminance only falls (light) or only rises (dark)."""
-    anchors = np.array([_rgb(colour) for colour in (LIGHT if theme == "light" else DARK)])
+def ramp(theme: Literal["light", "dark"], form: Form = "value") -> list[str]:
+    """``SHADES`` colours ``#rrggbb`` from faint to strong; their luminance only falls (light) or only rises (dark).
+
+    That of a change is strong at both ends, each in its own colour, and faint in the middle.
+    """
+    one, two = (LIGHT, LIGHT_CHANGE) if theme == "light" else (DARK, DARK_CHANGE)
+    anchors = np.array([_rgb(colour) for colour in (two if form == "change" else one)])
     at = np.linspace(0, len(anchors) - 1, SHADES)
     mixed = np.stack([np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)], 1)
     return ["#" + "".join(f"{round(float(part)):02x}" for part in row) for row in mixed]
@@ -235,11 +258,15 @@ def written(stat: Statistic, value: float) -> str:
         return f"{100 * value:.{1 if value < 0.9995 else 0}f} %"
     if stat.column.endswith("rank"):
         return f"{value:,.0f}"
-    return f"{value:.2f}".replace("-", "−") + (f" {stat.unit}" if stat.unit else "")
+    sign = "+" if stat.form == "change" and round(value, 2) > 0 else ""
+    return f"{sign}{round(value, 2) + 0.0:.2f}".replace("-", "−") + (f" {stat.unit}" if stat.unit else "")
 
 
 def tick_text(stat: Statistic, value: float) -> str:
     """A round value beside a colour scale; the unit stands elsewhere, but for ``%``."""
     if stat.column.endswith("rank"):
         return written(stat, value)
-    return f"{100 * value:g} %" if stat.unit == "%" else f"{round(value, 2) + 0.0:g}".replace("-", "−")
+    if stat.unit == "%":
+        return f"{100 * value:g} %"
+    sign = "+" if stat.form == "change" and value > 0 else ""
+    return f"{sign}{round(value, 2) + 0.0:g}".replace("-", "−")

@@ -32,12 +32,19 @@ def style() -> str:
     return _static("grid.css")
 
 
-def page(table: ReadingTable, *, tracks: dict[str, Array] | None = None, title: str | None = None) -> str:
+def page(
+    table: ReadingTable,
+    *,
+    tracks: dict[str, Array] | None = None,
+    title: str | None = None,
+    statistic: str = chart.DEFAULT,
+) -> str:
     """A whole HTML page of one text's readings: works from disk, offline, under a strict content policy.
 
     The title is the text's beginning unless one is given. ``tracks`` (columns of WATCHED) holds the tokens whose
-    curves over the layers are to be exact. Nothing of a token is ever markup: tokens travel inside the packed data
-    and, in the table for readers without script, escaped. Raises RequestError for a table without rows.
+    curves over the layers are to be exact; ``statistic`` colours the grid until another is chosen. Nothing of a token
+    is ever markup: tokens travel inside the packed data and, in the table for readers without script, escaped.
+    Raises RequestError for a table without rows.
     """
     code, look = script(), style()
     policy = (
@@ -58,7 +65,7 @@ def page(table: ReadingTable, *, tracks: dict[str, Array] | None = None, title: 
 <body class="ms-page">
 <header><h1>{shown}</h1>
 <p>{_subtitle(table)}</p></header>
-<main>{_place(table, tracks)}</main>
+<main>{_place(table, tracks, statistic)}</main>
 <script>{code}</script>
 </body>
 </html>
@@ -78,8 +85,8 @@ def _hash(inline: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
 
 
-def _place(table: ReadingTable, tracks: dict[str, Array] | None) -> str:
-    packed = base64.b64encode(pack.pack(table, tracks=tracks)).decode()
+def _place(table: ReadingTable, tracks: dict[str, Array] | None, statistic: str = chart.DEFAULT) -> str:
+    packed = base64.b64encode(pack.pack(table, tracks=tracks, statistic=statistic)).decode()
     return (
         f'<div data-midstream="waiting"><script type="application/x-midstream">{packed}</script>'
         f'<div class="ms-plain">{_plain(table)}</div></div>'

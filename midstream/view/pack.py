@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,16 +20,24 @@ CURVE_STEP = 1e-2
 
 COLUMNS = (
     "logprob", "lse", "entropy", "kl_final_lens", "kl_lens_final", "kl_input_lens", "final_top1_logprob",
-    "input_logprob", "rank", "final_top1_rank", "input_rank", "kl_unedited",
+    "input_logprob", "rank", "final_top1_rank", "input_rank", "unedited_logprob", "unedited_rank", "unedited_entropy",
+    "kl_unedited",
 )  # fmt: skip
 
 
-def pack(table: ReadingTable, *, tracks: dict[str, Array] | None = None, doc_id: int | None = None) -> bytes:
+def pack(
+    table: ReadingTable,
+    *,
+    tracks: dict[str, Array] | None = None,
+    doc_id: int | None = None,
+    statistic: str = chart.DEFAULT,
+) -> bytes:
     """One document of ``table`` with every statistic and all top tokens, for ``static/data.js``.
 
     ``tracks`` has the columns of WATCHED: rank and log-probability of tokens to be followed over the layers, exact;
-    ``table.watched`` is added to it. Layout: uint32 length of the header; header (JSON); arrays, each stored as its
-    byte planes (all lowest bytes first), which gzip packs better. Deterministic.
+    ``table.watched`` is added to it. ``statistic`` colours the grid at first. Layout: uint32 length of the header;
+    header (JSON); arrays, each stored as its byte planes (all lowest bytes first), which gzip packs better.
+    Deterministic.
     """
     ids = _Ids(table.vocabulary)
     blob = _Blob()
@@ -38,7 +46,7 @@ def pack(table: ReadingTable, *, tracks: dict[str, Array] | None = None, doc_id:
     for lens in dict.fromkeys(table.columns["lens"].tolist()):
         layout = lay_out(table, lens=lens, doc_id=doc_id)
         own = [part for part in (watched, tracks) if part is not None]
-        grids.append(_grid(table, layout, blob, ids) | _tracks(layout, own, blob, ids))
+        grids.append(_grid(table, layout, blob, ids, statistic) | _tracks(layout, own, blob, ids))
     header = {
         "model": table.provenance.model,
         "precision": str(table.provenance.precision.get("name", "")),
@@ -46,9 +54,11 @@ def pack(table: ReadingTable, *, tracks: dict[str, Array] | None = None, doc_id:
         "grids": grids,
         "watched": [] if watched is None else [ids(i) for i in dict.fromkeys(watched["watch_id"].tolist())],
         "statistics": [_statistic(table, stat) for stat in chart.STATISTICS.values()],
-        "start": chart.DEFAULT,
-        "ramps": {theme: chart.ramp(theme) for theme in ("light", "dark")},
-        "inks": {theme: [chart.ink(colour) for colour in chart.ramp(theme)] for theme in ("light", "dark")},
+        "start": statistic,
+        "colours": {
+            form: {theme: _colours(theme, form) for theme in ("light", "dark")} for form in ("value", "change")
+        },
+        "ends": chart.ENDS,
         "vocabulary": ids.texts,
     }
     text = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -59,6 +69,11 @@ def _statistic(table: ReadingTable, stat: chart.Statistic) -> dict[str, Any]:
     limits = chart.scale(table, stat)
     ticks = [[round(float(limits.place(np.array(v))), 4), v] for v in limits.ticks()]
     return asdict(stat) | {"low": limits.low, "high": limits.high, "ticks": ticks}
+
+
+def _colours(theme: Literal["light", "dark"], form: chart.Form) -> dict[str, list[str]]:
+    ramp = chart.ramp(theme, form)
+    return {"ramp": ramp, "inks": [chart.ink(colour) for colour in ramp]}
 
 
 class _Ids:
@@ -103,7 +118,7 @@ class _Blob:
         return place
 
 
-def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids) -> dict[str, Any]:
+def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids, statistic: str) -> dict[str, Any]:
     absent = layout.index < 0
     arrays: dict[str, Any] = {}
     for name in (name for name in COLUMNS if name in table.columns):
@@ -114,10 +129,11 @@ def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids) -> dict[str
             arrays[name] = blob.add(cells, 1.0 if name.endswith("rank") else STEP)
     tops = np.where(absent[..., None], -1, layout.take(table.columns["top_ids"]))
     chances = np.where(absent[..., None], np.nan, layout.take(table.columns["top_logprobs"]))
+    unedited = table.columns.get("unedited_top_id", np.full(len(table), -1))
     return {
         "lens": layout.lens,
         "offset": layout.offset,
-        "start": chart.choose(table.pick(table.columns["lens"] == layout.lens), chart.DEFAULT).name,
+        "start": chart.choose(table.pick(table.columns["lens"] == layout.lens), statistic).name,
         "layers": layout.layers,
         "sites": layout.sites,
         "labels": [layout.row_label(row) for row in range(len(layout.layers))],
@@ -128,6 +144,7 @@ def _grid(table: ReadingTable, layout: Grid, blob: _Blob, ids: _Ids) -> dict[str
         "k": tops.shape[2],
         "topIds": blob.add(np.moveaxis(ids.array(tops), 2, 0), 1.0),
         "topLogprobs": blob.add(np.moveaxis(chances, 2, 0), STEP),
+        "uneditedTop": blob.add(ids.array(np.where(absent, -1, layout.take(unedited))), 1.0),
         "columns": arrays,
     }
 

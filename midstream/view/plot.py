@@ -92,22 +92,22 @@ def _statistic(table: ReadingTable, layout: Grid, name: str) -> chart.Statistic:
 
 
 def _panel(axes: Axes, table: ReadingTable, layout: Grid, limits: chart.Scale, *, narrow: bool) -> None:
-    shades = limits.shade(layout.cells(table, limits.stat))
-    _cells(axes, shades)
+    shades, ramp = limits.shade(layout.cells(table, limits.stat)), chart.ramp("light", limits.stat.form)
+    _cells(axes, shades, ramp)
     if len(layout.positions) <= TEXTS:
-        _texts(axes, table, layout, shades, narrow=narrow)
+        _texts(axes, table, layout, shades, ramp, narrow=narrow)
     else:
         at = np.argwhere(layout.right(table))
-        inks = [chart.ink(chart.ramp("light")[shades[row, column]]) for row, column in at]
+        inks = [chart.ink(ramp[shades[row, column]]) for row, column in at]
         axes.scatter(at[:, 1], at[:, 0], s=2.5, color=inks, lw=0)
     _labels(axes, table, layout)
 
 
-def _cells(axes: Axes, shades: np.ndarray) -> None:
+def _cells(axes: Axes, shades: np.ndarray, ramp: list[str]) -> None:
     from matplotlib.colors import ListedColormap
 
     known = np.ma.masked_less(shades, 0)
-    colours = ListedColormap(chart.ramp("light"))
+    colours = ListedColormap(ramp)
     rows, columns = shades.shape
     axes.pcolormesh(
         np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, known,
@@ -118,10 +118,10 @@ def _cells(axes: Axes, shades: np.ndarray) -> None:
     axes.tick_params(length=0)
 
 
-def _texts(axes: Axes, table: ReadingTable, layout: Grid, shades: np.ndarray, *, narrow: bool) -> None:
+def _texts(axes: Axes, table: ReadingTable, layout: Grid, shades: np.ndarray, ramp: list[str], *, narrow: bool) -> None:
     from matplotlib.patches import Rectangle
 
-    tops, right, ramp = layout.tops(table), layout.right(table), chart.ramp("light")
+    tops, right = layout.tops(table), layout.right(table)
     letters, size = (7, 6.2) if narrow else (9, 5.6)  # a narrow cell stands in a wide figure, which is shown smaller
     for (row, column), token in np.ndenumerate(tops):
         if token < 0:
@@ -176,7 +176,7 @@ def _colour_bar(figure: Figure, axes: list[Axes], limits: chart.Scale, label: st
     from matplotlib.colors import ListedColormap, Normalize
 
     wide, high = figure.get_size_inches()
-    colours = ScalarMappable(Normalize(0, 1), ListedColormap(chart.ramp("light")))
+    colours = ScalarMappable(Normalize(0, 1), ListedColormap(chart.ramp("light", limits.stat.form)))
     if below:
         bar = figure.colorbar(colours, ax=axes, location="bottom", aspect=36, shrink=0.6, pad=0.01)
     else:
@@ -185,4 +185,6 @@ def _colour_bar(figure: Figure, axes: list[Axes], limits: chart.Scale, label: st
     bar.set_ticks(limits.place(np.array(ticks)).tolist(), labels=[chart.tick_text(limits.stat, v) for v in ticks])
     bar.ax.tick_params(labelsize=6.5 if below else 6, length=2, width=0.5)
     bar.outline.set_linewidth(0.4)
+    if limits.stat.form == "change":
+        label += "\n{} ←   → {}".format(*chart.ENDS)
     bar.set_label(label, fontsize=7.5 if below else 7)

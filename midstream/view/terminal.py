@@ -15,8 +15,8 @@ from midstream.record import Array, ReadingTable
 from midstream.view import chart, token_text
 from midstream.view.layout import Grid, lay_out
 
-BARS = " ▁▂▃▄▅▆▇█"
-"""Stands before each token where there is no colour: the fuller, the stronger."""
+BARS, ARROWS = " ▁▂▃▄▅▆▇█", "▼▼▽▽=△△▲▲"
+"""Stand before each token where there is no colour: the fuller, the stronger; for a change down, none, up."""
 
 NARROW, WIDE = 6, 14
 """Columns of a cell's token, at least and at most; beside it stands one column for the mark, and one for a bar."""
@@ -109,7 +109,9 @@ class _Sheet:
         self.scale = chart.scale(table, stat)
         self.shades = self.scale.shade(layout.cells(table, stat))
         self.tops, self.right = layout.tops(table), layout.right(table)
-        self.styles = [Style(color=chart.ink(fill), bgcolor=fill) for fill in chart.ramp("dark")] if colour else []
+        self.styles = (
+            [Style(color=chart.ink(fill), bgcolor=fill) for fill in chart.ramp("dark", stat.form)] if colour else []
+        )
         self.beside = 1 if colour else 2
         self.gutter = max(len("layer"), *(len(layout.row_label(row)) for row in range(len(layout.layers)))) + 1
 
@@ -196,17 +198,19 @@ class _Sheet:
     def bar(self, shade: int) -> str:
         if shade < 0:  # undefined, which is no value at all
             return "-" if self.ascii_only else " "
-        level = round(shade / (chart.SHADES - 1) * 8)
-        return str(level) if self.ascii_only else BARS[level]
+        marks = "012345678" if self.ascii_only else ARROWS if self.stat.form == "change" else BARS
+        return marks[round(shade / (chart.SHADES - 1) * 8)]
 
     def legend(self) -> list[Text]:
         stops = self.scale.ticks()
-        line = Text(" ")
+        before, after = (f" {end} " for end in chart.ENDS) if self.stat.form == "change" else (" ", "")
+        line = Text(before)
         for value, shade in zip(stops, self.scale.shade(np.array(stops)).tolist(), strict=True):
             written = self.text(f" {chart.tick_text(self.stat, value)} ")
             line.append(
                 written if self.colour else self.bar(shade) + written, self.styles[shade] if self.colour else ""
             )
+        line.append(after)
         label, about = chart.label(self.stat, self.layout.offset), chart.about(self.layout.offset)
         return [
             Text(self.text(f" {'colour' if self.colour else 'bar'}: {label}")),

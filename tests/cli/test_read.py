@@ -215,6 +215,12 @@ def test_a_text_is_read_under_edits_and_beside_itself(midstream, tiny_folder):
     assert (stated["layers"], stated["positions"], stated["what"]["kind"]) == ([9], [2], "add")
     shown = midstream(*words, *edit, "--versus")
     assert "KL(unedited ‖ edited) in nats" in shown.stdout
+    changed = midstream(*words, *edit, "--versus", "--color", "logprob_change")
+    assert "change in log p of the next token in nats" in changed.stdout
+    assert "less likely" in changed.stdout
+    refused = midstream(*words, *edit, "--color", "logprob_change")
+    assert refused.exit_code == 2
+    assert "--color logprob_change is what --versus measures" in refused.stderr
     refused = midstream(*words, "--versus")
     assert refused.exit_code == 2
     assert "nothing to compare with" in refused.stderr

@@ -19,8 +19,8 @@ HOSTILE = (
 )  # fmt: skip
 
 
-VERSUS_OF = ("unedited_logprob", "unedited_rank", "unedited_entropy")
-"""The columns of a comparison with the unedited run, which here has the same numbers."""
+VERSUS_OF = ("unedited_rank", "unedited_entropy")
+"""Columns of a comparison with the unedited run, which here has the same numbers; its log-probability differs."""
 
 
 def vocabulary(size: int = 400) -> dict[int, str]:
@@ -58,6 +58,7 @@ def reading(
     columns |= {name: columns[name.removeprefix("unedited_")] for name in VERSUS_OF}
     columns["unedited_top_id"] = columns["top_ids"][:, 1]
     columns["kl_unedited"] = rng.exponential(size=len(columns["rank"])).astype(np.float32)
+    columns["unedited_logprob"] = columns["logprob"] * rng.lognormal(size=len(columns["rank"])).astype(np.float32)
     firsts = columns["top_ids"][:, 0].reshape(-1, tokens)
     led = [sorted(set(firsts[:, p].tolist())) for p in range(tokens)]
     kinds = np.array(["special", *["text"] * (tokens - 1)], object)

@@ -100,6 +100,57 @@ def test_hovering_shows_everything_about_a_cell(opened):
     assert not box.is_visible()
 
 
+def test_a_cell_shows_the_unedited_numbers_beside_the_edited_ones(opened):
+    row = LAYOUT.index[-1, 1]
+    names = ("logprob", "unedited_logprob", "unedited_rank", "unedited_entropy", "unedited_top_id", "kl_unedited")
+    at = {name: float(TABLE.columns[name][row]) for name in names}
+    page = opened(html.page(TABLE, tracks=TRACKS, statistic="logprob_change"))
+    assert page.locator(".ms-controls select").first.input_value() == "logprob_change"
+    assert page.locator(".ms-legend .ms-unit").all_inner_texts() == ["less likely", "more likely, nats"]
+    page.hover(".ms-scroller", position=cell(page, 0, 1))
+    rank, logit, nats, percent = page.locator(".ms-named tr", has_text="unedited").locator("td").all_inner_texts()
+    assert (int(rank.replace(",", "")), logit) == (at["unedited_rank"], "–")  # its log-sum-exp is not known
+    number = lambda text: float(text.replace("−", "-").removesuffix(" nats"))  # noqa: E731
+    assert number(nats) == pytest.approx(at["unedited_logprob"], abs=0.006)
+    assert number(percent) == pytest.approx(100 * np.exp(at["unedited_logprob"]), abs=0.2)
+    pairs = dict(zip(*(page.locator(f".ms-box {tag}").all_inner_texts() for tag in ("dt", "dd")), strict=True))
+    shown = "(e => e.scrollWidth <= e.clientWidth)(document.querySelector('.ms-box dd button'))"
+    assert page.evaluate(shown)  # the token is not cut
+    assert pairs["top token, unedited"] == token_text.visible(TABLE.vocabulary[int(at["unedited_top_id"])])
+    assert number(pairs["entropy, unedited"]) == pytest.approx(at["unedited_entropy"], abs=0.006)
+    assert number(pairs["KL(unedited ‖ edited)"]) == pytest.approx(at["kl_unedited"], abs=0.006)
+    change = at["logprob"] - at["unedited_logprob"]
+    assert number(pairs["change in log p of the next token"]) == pytest.approx(change, abs=0.007)
+
+    columns = {name: values for name, values in TABLE.columns.items() if "unedited" not in name}
+    page = opened(html.page(replace(TABLE, columns=columns)))
+    page.hover(".ms-scroller", position=cell(page, 0, 1))
+    assert "edited" not in page.locator(".ms-box").inner_text()
+    assert "logprob_change" not in page.locator(".ms-controls select").first.inner_html()
+
+
+def test_cells_of_a_change_are_painted_in_its_colours(opened):
+    """A pixel beside the text of a cell has the colour that Python gives it; where it is undefined, none."""
+    small, _ = reading(tokens=5, layers=3)
+    layout, stat = lay_out(small), chart.statistic("logprob_change")
+    shades = chart.scale(small, stat).shade(layout.cells(small, stat))
+    for scheme in ("light", "dark"):
+        page = opened(html.page(small, statistic=stat.name), color_scheme=scheme)
+        there = [(line, col) for line in range(4) for col in range(1, 5)]
+        places = [cell(page, line, col) for line, col in there]
+        image = "g.base.getContext('2d').getImageData(0, 0, g.base.width, g.base.height).data"
+        index = "4 * (Math.floor(y) * g.base.width + Math.floor(x + g.sizes.cell / 2 - 4))"
+        channels = f"({{x, y}}) => [0, 1, 2, 3].map((i) => all[{index} + i])"
+        pixels = grid(page, f"((all) => {json.dumps(places)}.map({channels}))({image})")
+        for (line, col), pixel in zip(there, pixels, strict=True):
+            shade = shades[3 - line, col]
+            assert (pixel[3] == 0) == (shade < 0)
+            if shade >= 0:
+                wanted = chart.ramp(scheme, "change")[shade]
+                rgb = [int(wanted[at : at + 2], 16) for at in (1, 3, 5)]
+                assert pixel[:3] == pytest.approx(rgb, abs=8)  # kept in thousandths: a shade off at most
+
+
 def test_a_click_follows_the_top_token_and_another_from_its_list(opened):
     page = opened()
     chips = page.locator(".ms-side li")
@@ -199,7 +250,7 @@ def test_a_lens_offers_only_the_statistics_it_has(lenses):
     assert "the top token is the input token" in lenses.locator(".ms-hint").inner_text()
     assert lenses.locator(".ms-title").inner_text() == "Each layer’s input token, by the input lens"
     lenses.hover(".ms-scroller", position=cell(lenses, 0, 1))
-    assert lenses.locator(".ms-box dl").count() == 0
+    assert lenses.locator(".ms-box dt").all_inner_texts() == ["top token, unedited"]
     lenses.get_by_role("tab").nth(1).click()
     assert colour.input_value() == "entropy"
     lenses.select_option(".ms-controls select", "final_top1_rank")

@@ -21,9 +21,11 @@ def test_each_statistic(name):
     source = TABLE.columns[column].astype(float)
     source = source[:, 0] if source.ndim == 2 else np.where(source < 0, np.nan, source) if "rank" in column else source
     value = chart.values(TABLE, stat)
-    expected = {"value": source, "exp": np.exp(source), "logit": source + TABLE.columns["lse"]}[stat.form]
+    change = source - TABLE.columns.get(f"unedited_{column}", np.nan)
+    forms = {"value": source, "exp": np.exp(source), "logit": source + TABLE.columns["lse"], "change": change}
+    expected = forms[stat.form]
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    assert stat.unit == {"value": declared.unit, "exp": "%", "logit": ""}[stat.form]
+    assert stat.unit == {"value": declared.unit, "change": declared.unit, "exp": "%", "logit": ""}[stat.form]
     known = value[np.isfinite(value)]
     if stat.unit == "%":
         assert known.min() >= 0
@@ -72,6 +74,62 @@ def test_ramps_are_ordered_by_luminance_alone_and_text_on_them_is_readable(theme
     assert min(chart.contrast(colour, chart.ink(colour)) for colour in ramp) >= 4.5
 
 
+@pytest.mark.parametrize(("theme", "sign"), [("light", -1), ("dark", 1)])
+def test_the_ramp_of_a_change_has_two_sides_that_the_colour_blind_can_tell_apart(theme, sign):
+    """Both sides leave a grey in the middle, equally light at every step; they differ in blue against red."""
+    ramp = chart.ramp(theme, "change")
+    luminance = np.array([1.05 / chart.contrast("#ffffff", colour) for colour in ramp])
+    middle = chart.SHADES // 2
+    assert len(ramp) == len(set(ramp)) == chart.SHADES
+    assert (sign * np.diff(luminance[middle:]) > 0).all()
+    assert (sign * np.diff(luminance[middle::-1]) > 0).all()
+    apart = [chart.contrast(down, up) for down, up in zip(ramp, ramp[::-1], strict=True)]
+    assert max(apart) < 1.3 < min(chart.contrast(ramp[end], ramp[middle]) for end in (0, -1))
+    assert min(chart.contrast(colour, chart.ink(colour)) for colour in ramp) >= 4.5
+    blue = np.array([int(colour[5:7], 16) - int(colour[1:3], 16) for colour in ramp])
+    assert abs(blue[middle]) < 12
+    assert blue[: middle - 8].max() < -25
+    assert blue[middle + 8 :].min() > 25
+
+
+def test_a_change_is_measured_from_zero_both_ways():
+    """The middle of the ramp is no change; what falls as far as another rises stands as far on the other side."""
+    stat = chart.statistic("logprob_change")
+    scale = chart.scale(TABLE, stat)
+    known = chart.values(TABLE, stat)
+    known = known[np.isfinite(known)]
+    assert (known < 0).any()
+    assert (known > 0).any()
+    assert scale.low == -scale.high
+    assert scale.high >= np.abs(known).max()  # nothing is cut: an edit may move a few cells only
+    assert scale.shade(np.zeros(1)).tolist() == [chart.SHADES // 2]
+    np.testing.assert_allclose(scale.place(known) + scale.place(-known), 1)
+    assert (np.sign(scale.place(known) - 0.5) == np.sign(known)).all()
+    ticks = scale.ticks()
+    assert ticks == [-tick for tick in ticks[::-1]]
+    assert [ticks[0], ticks[-1]] == [scale.low, scale.high]
+    texts = [chart.tick_text(stat, tick) for tick in ticks]
+    assert [text[0] for text in texts] == ["−"] * (len(ticks) // 2) + ["0"] + ["+"] * (len(ticks) // 2)
+
+
+@pytest.mark.parametrize("far", [0.0, 0.004, 0.3, 1.2, 25.0, 130.0])
+def test_the_legend_states_how_far_a_change_goes(far):
+    columns = {**TABLE.columns, "unedited_logprob": TABLE.columns["logprob"] - np.float32(far)}
+    scale = chart.scale(replace(TABLE, columns=columns), chart.statistic("logprob_change"))
+    texts = [chart.tick_text(scale.stat, tick) for tick in scale.ticks()]
+    assert len(texts) == len(set(texts)) >= 3
+    assert scale.high == max(scale.ticks()) >= far
+    assert np.diff(scale.place(np.array(scale.ticks())))[-1] > 0.12  # the last two do not run into each other
+
+
+def test_a_change_is_undefined_without_an_unedited_run():
+    columns = {name: values for name, values in TABLE.columns.items() if "unedited" not in name}
+    bare = replace(TABLE, columns=columns)
+    assert np.isnan(chart.values(bare, chart.statistic("logprob_change"))).all()
+    assert chart.choose(bare, "logprob_change").name == chart.DEFAULT
+    assert [stat.name for stat in chart.STATISTICS.values() if stat.versus] == ["kl_unedited", "logprob_change"]
+
+
 def test_contrast_is_that_of_wcag():
     assert chart.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert chart.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
@@ -85,6 +143,8 @@ def test_numbers_are_written_with_their_unit():
     assert write("logprob", -0.5) == "−0.50 nats"
     assert write("logit", 3.14159) == "3.14"
     assert write("rank", np.nan) == "–"
+    changes = [write("logprob_change", value) for value in (1.5, -1.5, 0.001, -0.001, np.nan)]
+    assert changes == ["+1.50 nats", "−1.50 nats", "0.00 nats", "0.00 nats", "–"]
 
 
 def test_labels_name_the_token_that_the_lens_reads_about():

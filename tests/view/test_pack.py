@@ -39,6 +39,11 @@ def test_every_column_and_top_token_comes_back():
         np.testing.assert_allclose(array(blob, place)[there], wanted[there], atol=pack.STEP)
         assert np.isnan(array(blob, place)[~there]).all()
     assert set(grid["columns"]) == set(pack.COLUMNS)
+    tops = array(blob, grid["uneditedTop"]).reshape(layout.index.shape)
+    row = TABLE.columns["unedited_top_id"][layout.index[-1]]
+    wanted = [token_text.visible(TABLE.vocabulary[int(i)]) for i in row]
+    assert [header["vocabulary"][int(i)] for i in tops[-1]] == wanted
+    assert (tops[layout.index < 0] == -1).all()
     ids = array(blob, grid["topIds"]).reshape(10, *layout.index.shape)
     texts = [header["vocabulary"][int(i)] for i in ids[:, -1, -1]]
     row = TABLE.columns["top_ids"][layout.index[-1, -1]]

@@ -6,7 +6,7 @@ import pytest
 from view.sample import reading, several
 
 from midstream.errors import RequestError
-from midstream.view import plot
+from midstream.view import chart, plot
 
 SMALL, _ = reading(tokens=24, layers=3)
 WIDE, _ = reading(tokens=60, layers=3)
@@ -71,6 +71,17 @@ def test_lenses_stand_side_by_side_while_they_can_be_read_and_share_the_scale_of
         assert f"<!-- {title} -->".encode() not in one
     assert beside.count(b"<!-- log-probability of the output") == 2  # the next token, and token +2
     assert plot.render(short, "svg", lenses=["logit", "logit"]).count(b"<!-- log-probability of the output") == 1
+
+
+def test_a_change_is_drawn_in_two_colours_and_the_bar_says_which_is_which():
+    drawn = plot.render(SMALL, "svg", statistic="logprob_change").decode().lower()
+    stat = chart.statistic("logprob_change")
+    ramp = chart.ramp("light", "change")
+    shades = chart.scale(SMALL, stat).shade(chart.values(SMALL, stat))
+    for shade in (shades[shades >= 0].min(), shades.max()):
+        assert f"fill: {ramp[shade]}" in drawn
+    assert "<!-- change in log p of the next token in nats" in drawn
+    assert "less likely ←   → more likely" in drawn
 
 
 def test_an_unknown_lens_is_refused():

@@ -79,6 +79,28 @@ def test_without_colour_a_bar_stands_for_it():
     assert "bar: probability of the shown token" in text
 
 
+def test_a_change_has_two_colours_and_the_legend_says_which_is_which():
+    """Without colour an arrow stands before each token; where the change is undefined nothing does."""
+    small, _ = reading(tokens=4, layers=3, watch=())
+    stat = chart.statistic("logprob_change")
+    changes = lay_out(small).cells(small, stat)
+    lines = plain(printed(small, 120, colour=None, statistic=stat.name))
+    rows = [line for line in lines if re.match(r" +\d ", line)]
+    scale, tops = chart.scale(small, stat), lay_out(small).tops(small)
+    for line, values, tokens in zip(rows, changes[::-1], tops[::-1].tolist(), strict=True):
+        for place, token in zip(scale.place(values), tokens, strict=True):
+            mark = "=" if abs(place - 0.5) < 1 / 16 else "▼▽△▲"[int(place > 0.18) + (place > 0.5) + (place > 0.82)]
+            word = token_text.visible(small.vocabulary[token])[:4]
+            assert f" {' ' if np.isnan(place) else mark}{word}" in line.replace("✓", " ")
+    assert np.isnan(changes[:, -1]).all()
+    assert any(line.startswith(" less likely ▼ −") and line.endswith(" more likely ") for line in lines)
+    coloured = printed(small, 120, statistic=stat.name)
+    fill = chart.ramp("dark", "change")[scale.shade(changes)[0, 0]]
+    red, green, blue = (int(fill[at : at + 2], 16) for at in (1, 3, 5))
+    assert f"48;2;{red};{green};{blue}m" in coloured
+    assert "colour: change in log p of the next token in nats" in plain(coloured)[-3]
+
+
 def test_an_ascii_terminal_gets_ascii():
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     Console(file=out, width=80).print(terminal.grid(TABLE))

@@ -62,14 +62,17 @@ class Controls {
 
   drawLegend(grid, stat, theme) {
     const strip = el("div", { class: "ms-ramp" });
-    strip.style.background = `linear-gradient(to right, ${this.data.ramps[theme].filter((_, i) => i % 8 === 0).join(",")})`;
+    strip.style.background = `linear-gradient(to right, ${coloursOf(this.data, stat, theme).ramp.filter((_, i) => i % 8 === 0).join(",")})`;
     const ticks = el("div", { class: "ms-ticks" });
     for (const [place, value] of stat.ticks) {
       const tick = el("span", {}, tickText(stat, value));
       tick.style.left = `${100 * place}%`;
       ticks.append(tick);
     }
-    this.legend.replaceChildren(el("b", { class: "ms-on-paper" }, labelOf(stat, grid)), el("div", {}, strip, ticks), el("span", { class: "ms-unit" }, stat.unit));
+    const [before, after] = stat.form === "change" ? this.data.ends : ["", ""];
+    const word = (text) => (text ? el("span", { class: "ms-unit" }, text) : "");
+    const unit = [after, stat.unit].filter(Boolean).join(", ");
+    this.legend.replaceChildren(el("b", { class: "ms-on-paper" }, labelOf(stat, grid)), word(before), el("div", {}, strip, ticks), word(unit));
     this.legend.title = stat.meaning;
   }
 }

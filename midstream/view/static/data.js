@@ -9,7 +9,7 @@ async function unpack(base64) {
   const data = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
   const blob = bytes.subarray(4 + length);
   for (const grid of data.grids) {
-    for (const name of ["topIds", "topLogprobs", "trackRanks", "trackLogprobs"]) lazy(grid, name, blob, grid[name]);
+    for (const name of ["topIds", "topLogprobs", "trackRanks", "trackLogprobs", "uneditedTop"]) lazy(grid, name, blob, grid[name]);
     for (const name of Object.keys(grid.columns)) lazy(grid.columns, name, blob, grid.columns[name]);
   }
   return data;
@@ -47,12 +47,14 @@ function valueOf(grid, stat, row, col) {
   const value = source[cell];
   if (stat.form === "exp") return Math.exp(value);
   if (stat.form === "logit") return grid.columns.lse ? value + grid.columns.lse[cell] : NaN;
+  if (stat.form === "change") return value - (grid.columns[`unedited_${stat.column}`]?.[cell] ?? NaN);
   return value;
 }
 
 /** Whether the lens of a grid has a statistic at all. */
 function has(grid, { column, form }) {
   if (form === "logit" && !grid.columns.lse) return false;
+  if (form === "change" && !grid.columns[`unedited_${column}`]) return false;
   return column === "top1" ? grid.topLogprobs.some(Number.isFinite) : column in grid.columns;
 }
 
@@ -63,6 +65,19 @@ function placeOf(stat, value) {
   const held = Math.min(stat.high, Math.max(stat.low, value));
   const inside = (bend(held) - bend(stat.low)) / (bend(stat.high) - bend(stat.low));
   return stat.good === "low" ? 1 - inside : inside;
+}
+
+/** {ramp, inks}: the colours of a statistic and of text on them, in a theme (light or dark). */
+function coloursOf(data, stat, theme) {
+  return data.colours[stat.form === "change" ? "change" : "value"][theme];
+}
+
+/** The colour of a cell and of the text on it, null where the statistic is undefined. */
+function fillOf(data, grid, stat, row, col, theme) {
+  const { ramp, inks } = coloursOf(data, stat, theme);
+  const place = placeOf(stat, valueOf(grid, stat, row, col));
+  const shade = Math.round(place * (ramp.length - 1));
+  return Number.isNaN(place) ? null : { fill: ramp[shade], ink: inks[shade] };
 }
 
 /** [{token, logprob}] of a cell, best first; tokens are indices into the vocabulary. */
@@ -100,7 +115,11 @@ function written(stat, value) {
   if (!Number.isFinite(value)) return "–";
   if (stat.unit === "%") return percent(value);
   if (stat.column.endsWith("rank")) return whole(value);
-  return nats(value) + (stat.unit ? ` ${stat.unit}` : "");
+  return signOf(stat, value) + nats(value) + (stat.unit ? ` ${stat.unit}` : "");
+}
+
+function signOf(stat, value) {
+  return stat.form === "change" && Number(value.toFixed(2)) > 0 ? "+" : "";
 }
 
 function percent(value, sign = " %") {
@@ -110,11 +129,13 @@ function percent(value, sign = " %") {
 /** A value beside the legend: short, the unit stands elsewhere. */
 function tickText(stat, value) {
   if (stat.column.endsWith("rank")) return whole(value);
-  return String(Number((stat.unit === "%" ? 100 * value : value).toFixed(2))).replace("-", "−");
+  return signOf(stat, value) + String(Number((stat.unit === "%" ? 100 * value : value).toFixed(2))).replace("-", "−");
 }
 
 function nats(value) {
-  return Number.isFinite(value) ? value.toFixed(2).replace("-", "−") : "–";
+  if (!Number.isFinite(value)) return "–";
+  const text = value.toFixed(2);
+  return text === "-0.00" ? "0.00" : text.replace("-", "−");
 }
 
 function whole(value) {

@@ -66,7 +66,7 @@ function detail(data, grid, row, col, { stat, follow, show }) {
   for (let at = Math.max(0, col - 3); at <= col; at++) before.append(tokenText(data.vocabulary[grid.tokens[at]]));
   return [
     el("header", {}, el("b", {}, `layer ${grid.labels[row]}`), el("span", {}, `position ${grid.positions[col]}`)),
-    before, list, beside(data, grid, row, col, stat, show), named(data, grid, row, col, choose), spread(data, grid, row, col),
+    before, list, beside(data, grid, row, col, stat, show), named(data, grid, row, col, choose), spread(data, grid, row, col, choose),
   ];
 }
 
@@ -98,16 +98,17 @@ function named(data, grid, row, col, choose) {
   const cell = row * grid.positions.length + col;
   const at = (name) => (grid.columns[name] ? grid.columns[name][cell] : NaN);
   const body = el("tbody");
-  const add = (label, token, rank, logprob) => {
+  const add = (label, token, rank, logprob, lse = at("lse")) => {
     if (!Number.isFinite(rank) && !Number.isFinite(logprob)) return;
     const shown = token >= 0 ? choose(token, tokenText(data.vocabulary[token])) : "";
-    const logit = logprob + at("lse");
+    const logit = logprob + lse;
     body.append(
       el("tr", {}, el("th", { scope: "row" }, el("div", {}, el("span", {}, label), shown)),
         ...[whole(rank), nats(logit), nats(logprob), percent(Math.exp(logprob), "")].map((text) => el("td", {}, text))),
     );
   };
   add(aboutName(grid), grid.targets[col], at("rank"), at("logprob"));
+  add("unedited", -1, at("unedited_rank"), at("unedited_logprob"), NaN); // its logits' sum is not kept
   add("output’s top", outputTop(data, grid, col), at("final_top1_rank"), at("final_top1_logprob"));
   if (grid.offset !== 0) add("input", grid.tokens[col], at("input_rank"), at("input_logprob"));
   for (const token of data.watched) {
@@ -118,12 +119,18 @@ function named(data, grid, row, col, choose) {
   return body.children.length ? el("table", { class: "ms-named" }, el("thead", {}, head), body) : null;
 }
 
-function spread(data, grid, row, col) {
+function spread(data, grid, row, col, choose) {
   const list = el("dl");
-  for (const name of ["entropy", "kl_final_lens", "kl_lens_final", "kl_input_lens"]) {
+  const cell = row * grid.positions.length + col;
+  const add = (label, shown) => list.append(el("div", {}, el("dt", {}, label), el("dd", {}, shown)));
+  const top = grid.uneditedTop[cell];
+  if (top >= 0) add("top token, unedited", choose(top, tokenText(data.vocabulary[top])));
+  for (const name of ["entropy", "logprob_change", "kl_unedited", "kl_final_lens", "kl_lens_final", "kl_input_lens"]) {
     const stat = data.statistics.find((one) => one.name === name);
     const value = valueOf(grid, stat, row, col);
-    if (Number.isFinite(value)) list.append(el("div", {}, el("dt", {}, stat.label), el("dd", {}, written(stat, value))));
+    if (Number.isFinite(value)) add(labelOf(stat, grid), written(stat, value));
+    const unedited = grid.columns[`unedited_${name}`]?.[cell];
+    if (Number.isFinite(unedited)) add(`${stat.label}, unedited`, written(stat, unedited));
   }
   return list.children.length ? list : null;
 }
@@ -220,12 +227,8 @@ function paperTables(data, grid, rows, stat) {
       for (const col of columns) {
         const token = grid.topIds[row * grid.positions.length + col];
         const cell = el("td", { class: token >= 0 && token === grid.targets[col] ? "ms-right" : "" }, word(token));
-        const place = placeOf(stat, valueOf(grid, stat, row, col));
-        if (!Number.isNaN(place)) {
-          const shade = Math.round(place * (data.ramps.light.length - 1));
-          cell.style.background = data.ramps.light[shade];
-          cell.style.color = data.inks.light[shade];
-        }
+        const colours = fillOf(data, grid, stat, row, col, "light");
+        if (colours) Object.assign(cell.style, { background: colours.fill, color: colours.ink });
         line.append(cell);
       }
       body.append(line);

@@ -60,18 +60,17 @@ function paintCell(context, scene, line, col) {
   const row = rows[line];
   const token = grid.topIds[row * grid.positions.length + col];
   if (!(token >= 0)) return;
-  const place = placeOf(stat, valueOf(grid, stat, row, col));
-  const shade = Number.isNaN(place) ? -1 : Math.round(place * (data.ramps[theme.name].length - 1));
+  const colours = fillOf(data, grid, stat, row, col, theme.name);
   const plain = grid.kinds[col] === "text";
   context.globalAlpha = plain ? 1 : 0.35;
-  if (shade >= 0) {
-    context.fillStyle = data.ramps[theme.name][shade];
+  if (colours) {
+    context.fillStyle = colours.fill;
     context.beginPath();
     context.roundRect(x + 0.5, y + 0.5, w - 1, h - 1, 2.5);
     context.fill();
   }
   context.globalAlpha = 1;
-  const ink = !plain ? theme.text : shade >= 0 ? data.inks[theme.name][shade] : theme.muted;
+  const ink = !plain ? theme.text : colours?.ink ?? theme.muted;
   const right = token === grid.targets[col];
   context.font = right ? theme.strong : theme.font;
   paintToken(context, data.vocabulary[token], x + 7, y + h / 2 + 0.5, w - 12, ink);
