@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Add", "Edit", "Interpolate", "Lens", "Patching", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
     "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "patch", "read",
-    "save_edits", "scan", "score",
+    "run_study", "save_edits", "scan", "score",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

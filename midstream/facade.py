@@ -29,7 +29,7 @@ from midstream.stream.edit_file import load_edits, save_edits
 __all__ = [
     "Add", "Edit", "Interpolate", "Lens", "Patching", "ProjectOut", "Reading", "Replace", "Sample", "Scale", "Score",
     "SetCoordinates", "Store", "Summary", "fit", "generate", "load", "load_edits", "open", "patch", "read",
-    "save_edits", "scan", "score",
+    "run_study", "save_edits", "scan", "score",
 ]  # fmt: skip
 
 
@@ -260,6 +260,36 @@ def patch(model: Model, text: str, other: str, token: str, **options: Any) -> Pa
     call = f"midstream.patch(model, {shorten(repr((text, other, token)), 300)})"
     table = patch_texts(model, text, other, token, PatchOptions(**options), command=call)
     return Patching(**{entry.name: getattr(table, entry.name) for entry in fields(PatchTable)})
+
+
+def run_study(model: Model, name: str, corpus: str | Path, out: str | Path, **options: Any) -> Any:
+    """Answer a declared question about a model: docs/studies.md; ``midstream study`` is the same on the command line.
+
+    Args:
+        model: from ``load``.
+        name: of the study, such as ``does_anchoring_help``.
+        corpus: documents, with fields ``work`` and ``split`` where there are such.
+        out: folder of this study, where records, figures and report are kept; one that is there is gone on with.
+        options: see ``run.study.StudyOptions``: size, arm, cluster, force, seed; and ``where``, as for ``fit``.
+
+    Returns the ``study.report.Report``; None for an arm that is run before the main one. Raises RequestError for what
+    the study cannot be asked of, and for a size that could miss an effect that matters unless ``force``.
+    """
+    from midstream.corpus.source import open_corpus
+    from midstream.run.study import StudyOptions, prepare, run
+    from midstream.study.catalog import study as named
+    from midstream.view.study_file import write
+
+    _check(model)
+    where = options.pop("where", ())
+    known = [entry.name for entry in fields(StudyOptions)]
+    if unknown := set(options) - set(known):
+        raise choices("option", min(unknown), known)
+    prepared = prepare(model, named(name), open_corpus(corpus, where=where), StudyOptions(**options))
+    report = run(prepared, Path(out), command=f"midstream.run_study(model, {shorten(repr((name, str(corpus))), 300)})")
+    if report is not None:
+        write(report, Path(out))
+    return report
 
 
 def _check(model: object) -> None:

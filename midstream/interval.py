@@ -20,6 +20,7 @@ Statistics 16 (1988), and "On the removal of skewness by transformation", JRSS B
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -70,7 +71,7 @@ def ratio(
         ValueError: lengths that differ, a negative count, or a level outside (0, 1).
     """
     rows = np.atleast_2d(sums), np.atleast_2d(counts)
-    return _estimate(*rows, labels=np.asarray(clusters), level=level, unit=unit, generator=generator)
+    return replace(_estimate(*rows, labels=np.asarray(clusters), level=level, generator=generator), unit=unit)
 
 
 def paired_ratio(
@@ -102,7 +103,20 @@ def paired_ratio(
     if sums.ndim != 2 or len(sums) != 2:
         raise ValueError(f"sums must be [2, documents], one row a condition, not {list(sums.shape)}.")
     counts = np.broadcast_to(np.asarray(counts), sums.shape)
-    return _estimate(sums, counts, labels=np.asarray(clusters), level=level, unit=unit, generator=generator)
+    found = _estimate(sums, counts, labels=np.asarray(clusters), level=level, generator=generator)
+    return replace(found, unit=unit)
+
+
+def contrast(
+    sums: npt.ArrayLike, counts: npt.ArrayLike, *, clusters: npt.ArrayLike, generator: np.random.Generator, unit: str
+) -> Estimate:
+    """As ``paired_ratio``, of conditions that read different tokens: a document may have tokens in one only.
+
+    ``clusters`` of the estimate is the number of those that have tokens in the condition that fewer have.
+    """
+    labels = np.asarray(clusters)
+    rows = np.asarray(sums), np.asarray(counts)
+    return replace(_estimate(*rows, labels=labels, level=0.95, generator=generator, partial=True), unit=unit)
 
 
 def jackknife(sums: Floats, counts: Floats) -> tuple[Any, Any]:
@@ -135,17 +149,17 @@ def _estimate(
     *,
     labels: npt.NDArray[Any],
     level: float,
-    unit: str,
     generator: np.random.Generator,
+    partial: bool = False,
 ) -> Estimate:
     if sums.shape != counts.shape or labels.shape != sums.shape[1:]:
         shapes = [list(array.shape) for array in (sums, counts, labels)]
         raise ValueError(f"sums, counts and clusters must have one entry a document, not {shapes}.")
     if (counts < 0).any() or not 0 < level < 1:
         raise ValueError("counts must not be negative, and level must lie between 0 and 1.")
-    kept = (counts > 0).all(0)
+    kept = (counts > 0).any(0) if partial else (counts > 0).all(0)
     by_cluster, tokens = _gather(sums[:, kept], counts[:, kept], labels[kept])
-    totals, groups = tokens.sum(1), tokens.shape[1]
+    totals, groups = tokens.sum(1), int((tokens > 0).sum(1).min())
     low, high, method = _interval(by_cluster, tokens, level=level, generator=generator)
     return Estimate(
         value=float((_signs(len(sums)) @ (by_cluster.sum(1) / totals)).item()) if groups else float("nan"),
@@ -156,7 +170,7 @@ def _estimate(
         documents=int(kept.sum()),
         tokens=int(totals.min()),
         method=method,
-        unit=unit,
+        unit="",
         largest_share=float((tokens.max(1) / totals).max()) if groups else float("nan"),
     )
 
@@ -176,7 +190,7 @@ def _gather(sums: npt.NDArray[Any], counts: npt.NDArray[Any], labels: npt.NDArra
 def _interval(
     sums: Floats, counts: Floats, *, level: float, generator: np.random.Generator
 ) -> tuple[float, float, str]:
-    groups = sums.shape[1]
+    groups = int((counts > 0).sum(1).min(initial=sums.shape[1]))  # of the condition that occurs in fewest
     if groups < FEWEST:
         return np.nan, np.nan, f"none: fewer than {FEWEST} clusters"
     center, error = (float(part) for part in jackknife(sums, counts))
@@ -242,14 +256,15 @@ def _resampled(sums: Floats, counts: Floats, *, error: float, level: float, seed
         # Σ w (one - moved n)², multiplied out: ten times as fast
         squares = np.maximum(parts[0] - moved * (2 * parts[1] - moved * parts[2]), 0) / tokens**2
     else:
-        totals = counts @ weights
+        totals = np.where((found := counts @ weights) > 0, found, np.nan)  # a sample may miss a whole condition
         each = residuals @ weights / totals
         added = (signs[:, None] / totals).T @ residuals - (signs[:, None] * each / totals).T @ counts  # [draws, G]
         moved, squares = signs @ each, np.einsum("gd,dg,dg->d", weights, added, added)
     statistic = moved / np.maximum(np.sqrt(groups / (groups - 1) * squares), error / 2)
-    tail = max(1, round((1 - level) / 2 * (RESAMPLES + 1)))
-    statistic.partition((tail - 1, RESAMPLES - tail))
-    return float(statistic[RESAMPLES - tail]), -float(statistic[tail - 1])
+    statistic = statistic[np.isfinite(statistic)]
+    tail = max(1, round((1 - level) / 2 * (len(statistic) + 1)))
+    statistic.partition((tail - 1, len(statistic) - tail))
+    return float(statistic[len(statistic) - tail]), -float(statistic[tail - 1])
 
 
 @lru_cache(maxsize=2)

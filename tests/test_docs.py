@@ -18,6 +18,8 @@ from midstream.lens.file.artifact import save
 from midstream.lens.score.causal_estimates import UNITS as CAUSAL
 from midstream.lens.score.estimates import MEASURES
 from midstream.record import READING, SCORE, VERSUS
+from midstream.view import study_file
+from tests.view.study_sample import report
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,6 +69,8 @@ def desk(tmp_path, monkeypatch, tiny_folder, tiny, stores):
     held = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(13)]
     (tmp_path / "held-out.txt").write_text("\n<|endofdoc|>\n".join(held))
     items = [{"prompt": text, "intermediates": ["city", "a"], "target": "Paris"} for text in SENTENCES * 2]
+    (tmp_path / "studies" / "sample").mkdir(parents=True)
+    study_file.write(report(), tmp_path / "studies" / "sample")
     (tmp_path / "prompts.json").write_text(json.dumps({"items": items}))
     return tmp_path
 

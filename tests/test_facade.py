@@ -13,7 +13,15 @@ from midstream.run.text import FOLLOWED, tracks
 def test_names_are_few_and_lazy():
     kinds = {"Add", "Interpolate", "ProjectOut", "Replace", "Scale", "SetCoordinates"}
     names = {"Edit", "Lens", "Reading", "Score", "Store", "Summary", "fit", "load", "open", "read", "scan", "score"}
-    assert {*ms.__all__} == kinds | names | {"Patching", "Sample", "generate", "load_edits", "patch", "save_edits"}
+    assert {*ms.__all__} == kinds | names | {
+        "Patching",
+        "Sample",
+        "run_study",
+        "generate",
+        "load_edits",
+        "patch",
+        "save_edits",
+    }
     with pytest.raises(AttributeError, match="load"):
         ms.laod  # noqa: B018  the attribute access is the test
 

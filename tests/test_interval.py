@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from midstream import interval
-from midstream.interval import jackknife, paired_ratio, ratio
+from midstream.interval import contrast, jackknife, paired_ratio, ratio
 from midstream.record import Estimate
 
 
@@ -328,3 +328,25 @@ def test_wrong_shapes_are_refused() -> None:
         ratio(np.ones(3), np.ones(3), clusters=np.arange(3), generator=rng(), unit="nats", level=95)
     with pytest.raises(ValueError, match="one row a condition"):
         paired_ratio(np.ones(3), np.ones(3), clusters=np.arange(3), generator=rng(), unit="nats")
+
+
+def test_documents_of_one_condition_count_where_they_are_asked_to():
+    draw = rng(5)
+    sums, counts = draw.normal(0, 1, (2, 30)), np.ones((2, 30))
+    counts[0, :10], sums[0, :10] = 0, 0
+    whole = contrast(sums, counts, clusters=np.arange(30), generator=draw, unit="nats")
+    assert whole.value == pytest.approx(sums[0].sum() / 20 - sums[1].mean())
+    assert whole.clusters == 20  # of the condition that fewer have
+    assert paired_ratio(sums, counts, clusters=np.arange(30), generator=draw, unit="nats").clusters == 20
+
+
+def test_a_condition_that_few_clusters_have_gives_no_interval():
+    draw = rng(6)
+    sums, counts = draw.normal(0, 1, (2, 30)), np.ones((2, 30))
+    counts[0, 5:], sums[0, 5:] = 0, 0
+    few = contrast(sums, counts, clusters=np.arange(30), generator=draw, unit="nats")
+    assert few.clusters == 5
+    assert np.isnan(few.low)
+    counts[0, :7], sums[0, :7] = 1, draw.normal(0, 1, 7)
+    enough = contrast(sums, counts, clusters=np.arange(30), generator=draw, unit="nats")
+    assert enough.low < enough.value < enough.high

@@ -18,6 +18,7 @@ from midstream.cli.sample import sample
 from midstream.cli.scan import scan
 from midstream.cli.score import score
 from midstream.cli.store import app as store
+from midstream.cli.study import study
 from midstream.errors import MidstreamError
 
 INTERRUPTED = 130
@@ -82,5 +83,6 @@ app.command()(fit)
 app.command()(score)
 app.command()(scan)
 app.command()(query)
+app.command()(study)
 app.add_typer(store)
 app.add_typer(lens)

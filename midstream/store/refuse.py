@@ -39,15 +39,18 @@ def check_folder(store: Path) -> None:
         ) from error
 
 
-def lock(store: Path) -> int:
-    """A handle that holds the store until it is closed or the process ends. Raises RequestError where another does."""
+def lock(store: Path, what: str = "scan") -> int:
+    """A handle that holds a folder until it is closed or the process ends. Raises RequestError where another does.
+
+    ``what`` writes there, in a word.
+    """
     handle = os.open(store / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise RequestError(
-            f"another scan is writing to {str(store)!r}: wait until it has ended, or give another --out."
+            f"another {what} is writing to {str(store)!r}: wait until it has ended, or give another --out."
         ) from error
     except BaseException:
         os.close(handle)

@@ -51,7 +51,7 @@ def check_target(path: str | Path) -> Path:
             f"cannot write {str(path)!r}: it lies inside the store {str(store)!r}, where only a scan writes. Name "
             "a file outside it."
         )
-    with _beside(target):
+    with beside(target):
         return target
 
 
@@ -63,7 +63,7 @@ def atomic(path: str | Path) -> Generator[Path]:
         RequestError: nothing can be written there, or the disk is full.
     """
     target = check_target(path)
-    with _beside(target) as folder, explained(target):
+    with beside(target) as folder, explained(target):
         yield folder / target.name
         publish({folder / target.name: target})
 
@@ -90,7 +90,7 @@ def write_parquet(path: str | Path, chunks: Iterable[ReadingTable]) -> list[Path
     """
     target = check_target(path)
     watched = target.with_name(target.stem + ".watched.parquet")
-    with _beside(target) as folder:
+    with beside(target) as folder:
         rest = iter(chunks)
         if (first := next(rest, None)) is None:
             raise ValueError("no chunks to write.")
@@ -143,7 +143,7 @@ def write_patching(path: str | Path, table: PatchTable) -> Path:
 
 def _write_table(path: str | Path, table: ScoreTable | SummaryTable | PatchTable, more: dict[str, str]) -> Path:
     target = check_target(path)
-    with _beside(target) as folder, explained(target):
+    with beside(target) as folder, explained(target):
         database = open_rows(folder, {"estimate": table.DECLARED})
         try:
             insert(database, "estimate", table.DECLARED, table.columns)
@@ -176,7 +176,7 @@ def _joined(cells: list[Any]) -> str:
 
 
 @contextmanager
-def _beside(target: Path) -> Generator[Path]:
+def beside(target: Path) -> Generator[Path]:
     """A hidden folder on the target's own disk, so that a rename can move a file out of it."""
     folder = target.parent / f".midstream-{secrets.token_hex(6)}"
     try:  # its name is known before it is made, so that a signal right after that leaves nothing

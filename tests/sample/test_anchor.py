@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from midstream.errors import RequestError
-from midstream.sample.anchor import Anchor, anchored, anchored_loop, parallel
+from midstream.sample.anchor import Anchor, anchored, anchored_loop, parallel, resumed, skips
 from midstream.sample.choose import Choice
 from midstream.sample.generate import Options, generate
 from midstream.stream.capture import capture_sites
@@ -150,3 +150,30 @@ def test_a_recurrent_model_is_refused_by_name():
     reader = model("mamba2")
     with pytest.raises(RequestError, match="a mamba2 model cannot be anchored"):
         anchored_loop(reader, IDS, anchor(reader), CHOSEN, [FINAL])
+
+
+@pytest.mark.parametrize("model_type", MASKED)
+def test_a_pass_begun_in_the_middle_is_the_doubled_pass(model_type):
+    reader = model(model_type)
+    assert skips(reader)
+    given = anchor(reader)
+    expected = anchored(reader, IDS, given, CHOSEN, [FINAL])[FINAL]
+    h = capture_sites(reader, IDS, [(2, "resid_post")])[2, "resid_post"]
+    chosen = CHOSEN.clone()
+    chosen[:, -1] = False
+    target = torch.cat([IDS[:, 1:], IDS[:, -1:]], dim=1)
+    (edit,) = given.edits(reader.anatomy, target, chosen, tuple(range(IDS.shape[1])))
+    streams = edit.what.apply(h.float()), h.float()
+    for skip in (True, False):
+        got = resumed(reader, IDS, 2, streams, [FINAL], skip=skip)[FINAL]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    # and the blocks are as they were
+    assert not any("forward" in vars(block) for block in reader.anatomy.blocks)
+
+
+def test_blocks_are_themselves_again_after_a_failure():
+    reader = model("llama")
+    h = torch.zeros(2, 3, 32)
+    with pytest.raises(RequestError):
+        resumed(reader, IDS, 2, (h, h), [FINAL], skip=True)
+    assert not any("forward" in vars(block) for block in reader.anatomy.blocks)

@@ -1,0 +1,77 @@
+"""Surprising tokens against unsurprising ones of the same type, and what happens in the tokens after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from midstream.record import Array
+
+
+@dataclass(frozen=True)
+class Events:
+    """Positions that were surprised, and those they are held against.
+
+    Position i is that of the prediction: the token it predicts, ``type[i]``, has surprise ``-log p`` there.
+
+    Attributes:
+        high: ``[n, p]`` float64: 1 where the surprise is in the top share and the type occurs in ``low`` too, else 0.
+        low: ``[n, p]`` float64: at positions of surprise below the median, how many of ``high`` of the same type
+            each stands for; both sum to the same.
+        alone: share of the surprising positions whose type never was unsurprising, left out.
+        threshold, median: of surprise, nats.
+    """
+
+    high: Array
+    low: Array
+    alone: float
+    threshold: float
+    median: float
+
+
+def events(surprise: Array, types: Array, usable: Array, *, share: float = 0.1) -> Events:
+    """Match by type: within each, unsurprising positions weigh as much together as the surprising ones do.
+
+    Args:
+        surprise: ``[n, p]`` nats, types: ``[n, p]`` token ids, usable: ``[n, p]`` bool, positions that may count.
+        share: of the usable positions that count as surprising.
+    """
+    threshold, median = (float(np.quantile(surprise[usable], q)) for q in (1 - share, 0.5))
+    high, low = usable & (surprise > threshold), usable & (surprise < median)
+    size = int(types.max(initial=0)) + 1
+    number_high = np.bincount(types[high], minlength=size)
+    number_low = np.bincount(types[low], minlength=size)
+    both = (number_high > 0) & (number_low > 0)
+    weight = np.where(both, number_high / np.maximum(number_low, 1), 0.0)
+    kept = high & both[types]
+    alone = 1 - kept.sum() / high.sum() if high.any() else np.nan
+    return Events(kept.astype(float), np.where(low, weight[types], 0.0), float(alone), threshold, median)
+
+
+def following(values: Array, span: int, usable: Array | None = None) -> Array:
+    """The mean of the ``span`` values after each position, ``[n, p]``; NaN where there are not as many.
+
+    ``usable`` ``[n, p]`` bool leaves values out of the means.
+    """
+    n, p = values.shape
+    found = np.full((n, p), np.nan)
+    kept = np.ones((n, p), bool) if usable is None else usable
+    if p > span:
+        total, count = (_windows(part, span) for part in (np.where(kept, values, 0.0), kept.astype(float)))
+        with np.errstate(invalid="ignore"):
+            found[:, : p - span] = total / count
+    return found
+
+
+def _windows(values: Array, span: int) -> Array:
+    """Sums of ``span`` values after each of the first p - span positions."""
+    n, p = values.shape
+    total = np.concatenate([np.zeros((n, 1)), np.cumsum(values, axis=1, dtype=np.float64)], axis=1)
+    return total[:, span + 1 :] - total[:, 1 : p - span + 1]
+
+
+def room(p: int, n: int, *, first: int, span: int) -> Array:
+    """Positions ``[n, p]`` from ``first`` on that have ``span`` more after them: bool."""
+    at = np.arange(p)
+    return np.broadcast_to((at >= first) & (at < p - span), (n, p)).copy()
