@@ -40,7 +40,7 @@ def band(
     spread = np.sqrt(np.maximum((draws**2) @ (added**2).T - center**2 / added.shape[1], 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.nan_to_num(np.abs(center) / spread, posinf=0.0)
-    single = float(np.median(np.quantile(statistic, 0.95, axis=0)))
+    single = float(np.median(np.quantile(statistic, 0.95, axis=0)[spread.any(0)])) if spread.any() else 0.0
     widen = max(1.0, float(np.quantile(statistic.max(1), 0.95)) / single) if single > 0 else 1.0
     method = f"simultaneous over {len(points)} points: max-t, Webb weights; {points[0].method}"
     return [
@@ -64,6 +64,8 @@ def refitted(estimate: Estimate, values: npt.ArrayLike) -> Estimate:
     from scipy.special import stdtrit
 
     found = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(found).all():
+        return replace(estimate, method=f"{estimate.method}; not widened by refits, whose numbers are undefined")
     variance = (len(found) - 1) / len(found) * float(((found - found.mean()) ** 2).sum())
     reach = float(stdtrit(max(estimate.clusters - 1, 1), (1 + estimate.level) / 2)) * np.sqrt(variance)
     below, above = (float(np.hypot(end - estimate.value, reach)) for end in (estimate.low, estimate.high))

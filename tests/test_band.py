@@ -42,3 +42,21 @@ def test_paired_runs_have_the_t_interval_of_their_mean():
     expected = stats.t.interval(0.95, 4, 0.22, stats.sem([0.1, 0.3, 0.2, 0.4, 0.1]))
     assert (found.value, found.low, found.high) == pytest.approx((0.22, *expected))
     assert np.isnan(runs([0.1, 0.2], unit="nats").low)
+
+
+def test_a_curve_of_zeros_widens_no_other():
+    draw = rng(6)
+    sums, counts = np.stack([draw.normal(0, 1, 20), np.zeros(20)]), np.ones(20)
+    one, none = band(sums, counts, clusters=np.arange(20), generator=rng(), unit="nats")
+    alone = ratio(sums[0], counts, clusters=np.arange(20), generator=rng(), unit="nats")
+    assert one.high - one.value == pytest.approx(alone.high - alone.value, rel=0.1)
+    assert (none.low, none.high) == (0, 0)
+
+
+def test_refits_without_a_number_leave_the_interval_and_say_so():
+    draw = rng(4)
+    sums, counts, clusters = clustered(draw, 15, 0.3)
+    plain = ratio(sums, counts, clusters=clusters, generator=draw, unit="nats")
+    found = refitted(plain, [0.1, np.nan, 0.2, 0.3])
+    assert (found.low, found.high) == (plain.low, plain.high)
+    assert "not widened" in found.method

@@ -24,7 +24,7 @@ from midstream.store.refuse import lock
 from midstream.store.sealed import DamagedError, dump, read_json, seal
 from midstream.store.write import atomic
 from midstream.study.report import Report
-from midstream.study.study import Columns, Cost, Ground, Records, Stage, Study, Unit
+from midstream.study.study import Columns, Cost, Ground, Need, Records, Stage, Study, Unit
 from midstream.study.verdict import detectable
 
 MAIN = "main"
@@ -86,13 +86,21 @@ def prepare(model: Model, study: Study, corpus: Corpus, options: StudyOptions) -
         raise choices(f"arm of {study.name}", options.arm, study.arms)
     if not 0 <= options.seed < 2**31:
         raise RequestError(f"the seed is {options.seed}: expected a number from 0 to {2**31 - 1}.")
-    every = [need for arm in study.arms.values() for needs in arm.needs.values() for need in needs.values()]
-    most = max(need.documents for need in every)
-    sets = gather(corpus, cluster=options.cluster, seed=options.seed, most=most)
+    sets = gather(corpus, _needs(study), cluster=options.cluster, seed=options.seed)
     made = _prepared(model, study, sets, options)
     arm = study.arms[options.arm]
     arm.check(made.ground)
     return replace(made, said=(_takes(made, arm.cost(made.ground)), *made.said))
+
+
+def _needs(study: Study) -> dict[str, list[Need]]:
+    """Set -> what any arm at any size asks of it."""
+    found: dict[str, list[Need]] = {}
+    for arm in study.arms.values():
+        for needs in arm.needs.values():
+            for name, need in needs.items():
+                found.setdefault(name, []).append(need)
+    return found
 
 
 def _prepared(model: Model, study: Study, sets: Sets, options: StudyOptions) -> Prepared:
@@ -137,6 +145,7 @@ def run(prepared: Prepared, folder: Path, *, command: str = "", progress: Progre
         RequestError: the size is too small and not forced, or the folder holds another run.
     """
     study, options = prepared.study, prepared.options
+    _refuse_others(study, folder)
     if prepared.short and options.size != "quick" and not options.force:
         raise RequestError(
             f"{study.name} would be {prepared.short}. Give a corpus of more works, or --force to run it nevertheless."
@@ -147,17 +156,31 @@ def run(prepared: Prepared, folder: Path, *, command: str = "", progress: Progre
         records = {options.arm: _measured(prepared, folder / options.arm, progress or (lambda *_: None))}
     finally:
         os.close(handle)
-    main = prepared
+    main, left = prepared, list[str]()
     for name in study.arms:
-        if name != options.arm and (kept := _kept(prepared, name, folder / name)) is not None:
+        if name == options.arm or not (folder / name / PLAN).is_file():
+            continue
+        if (kept := _kept(prepared, name, folder / name)) is None:
+            left.append(f"The arm {name} of this folder is left out: it is not complete, or was run otherwise.")
+        else:
             main = kept[0] if name == MAIN else main
             records[name] = kept[1]
     if MAIN not in records:
         return None
-    return _signed(main, study.analyse(main.ground, records), command)
+    return _signed(main, study.analyse(main.ground, records), command, left)
 
 
-def _signed(main: Prepared, report: Report, command: str) -> Report:
+def _refuse_others(study: Study, folder: Path) -> None:
+    """Raise RequestError for a folder whose reports would be overwritten and are no study's."""
+    if any((folder / name / PLAN).is_file() for name in study.arms):
+        return
+    if taken := [name for name in ("report.html", "report.md", "report.json", "figures") if (folder / name).exists()]:
+        raise RequestError(
+            f"{str(folder)!r} holds {taken[0]!r} and no study: expected a new folder, or one of this study."
+        )
+
+
+def _signed(main: Prepared, report: Report, command: str, left: Sequence[str]) -> Report:
     """The report with its provenance, and what must be known before its answer."""
     model, options = main.ground.model, main.options
     made = provenance(model, request(model, {"lens": ["logit"], "seed": options.seed}), [], command)
@@ -165,7 +188,7 @@ def _signed(main: Prepared, report: Report, command: str) -> Report:
     caveat = "A quick run, to see that it works: nothing is decided by it." if options.size == "quick" else ""
     if main.short and not caveat:
         caveat = f"Forced though it was {main.short}: nothing is decided by it."
-    about = list(report.about)
+    about = [*report.about, *left]
     if main.sets.unit != "work":
         about.append(f"What is called a work below is a {main.sets.unit} here: that is what intervals count.")
     return replace(
@@ -201,9 +224,9 @@ def _claim(prepared: Prepared, folder: Path) -> int:
     """Takes a folder for this run, or finds that it is this run's already; the handle holds it until it is closed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        handle = lock(folder, "study")
     except OSError as error:
-        raise RequestError(f"cannot make {str(folder)!r}: {error.strerror}. Choose another --out.") from error
-    handle = lock(folder, "study")
+        raise RequestError(f"cannot write to {str(folder)!r}: {error.strerror}. Choose another --out.") from error
     try:
         _begin(_plain(_plan(prepared)), folder)
     except BaseException:
@@ -275,17 +298,18 @@ def _unit(ground: Ground, stage: Stage, unit: Unit, folder: Path) -> Columns:
 
 def _kept(prepared: Prepared, name: str, folder: Path) -> tuple[Prepared, Records] | None:
     """Another arm that was run to its end in the same way on the same text, with its records; None where none was."""
-    if not (folder / DONE).is_file() or not (folder / PLAN).is_file():
+    try:
+        found, done = read_json(folder, PLAN), read_json(folder, DONE)
+        if found.get("documents") != prepared.sets.digest or found.get("size") not in SIZES:
+            return None
+        options = replace(prepared.options, arm=name, size=found["size"])
+        other = _prepared(prepared.ground.model, prepared.study, prepared.sets, options)
+    except RequestError:  # damaged, not complete, or of documents that cannot be had this way: not this run's error
         return None
-    found = _sealed(folder, PLAN)
-    if found.get("size") not in SIZES:
-        return None
-    options = replace(prepared.options, arm=name, size=found["size"])
-    other = _prepared(prepared.ground.model, prepared.study, prepared.sets, options)
     if _plain(_plan(other)) != found:
         return None
     records: dict[str, Columns] = {}
-    for stage, units in _sealed(folder, DONE).items():
+    for stage, units in done.items():
         parts = [read_columns(folder / stage / f"{unit}.parquet") for unit in units]
         if not parts or any(part is None for part in parts):
             return None

@@ -4,37 +4,54 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from midstream.corpus.source import Document, cluster_of
 from midstream.corpus.split import held_out
 from midstream.errors import RequestError
 from midstream.model.model import Model
-from midstream.run.score_text import first_tokens
+from midstream.run.score_text import LONG_TOKEN, first_tokens
 from midstream.study.study import Need, Text
 
 SPLITS = {"fit": "fit", "reserve": "tune", "eval": "confirm"}
 """Value of the field ``split`` -> set, where documents have that field."""
 
 
+SPARE = 4
+"""Times as many works are kept as a set needs documents, since some will be too short."""
+
+
 @dataclass
 class Kept:
-    """Documents of one set by work, those of the works whose names' hashes are smallest: a draw that no order moves."""
+    """Documents of one set by work, those of the works whose names' hashes are smallest: a draw that no order moves.
+
+    Attributes:
+        most: works that are kept, up to twice as many while it fills; of each document no more than ``characters``.
+    """
 
     most: int
+    characters: int
     seed: int
     works: dict[str, list[Document]] = field(default_factory=dict[str, list[Document]])
     _limit: bytes = b"\xff" * 32
 
+    @classmethod
+    def enough(cls, needs: Iterable[Need], seed: int) -> Kept:
+        """For the largest of some needs of one set."""
+        every = list(needs)
+        documents = max((need.documents for need in every), default=1)
+        tokens = max((need.tokens for need in every), default=1)
+        return cls(SPARE * documents, SPARE * LONG_TOKEN * tokens, seed)
+
     def add(self, work: str, document: Document) -> None:
-        """Keep a document, as long as its work is among the first ``most`` and has fewer than so many."""
+        """Keep the start of a document, as long as its work is among those kept and has not more than its share."""
         if self.key(work) > self._limit:
             return
         members = self.works.setdefault(work, [])
-        if len(members) < max(1, 4 * self.most // len(self.works)):
-            members.append(document)
+        if len(members) < max(1, self.most // len(self.works)):
+            members.append(replace(document, text=document.text[: self.characters]))
         if len(self.works) >= 2 * self.most:
-            self.works = {name: self.works[name] for name in sorted(self.works, key=self.key)[: self.most]}
+            self.works = {name: self.works[name] for name in self.order()[: self.most]}
             self._limit = max(map(self.key, self.works))
 
     def key(self, work: str) -> bytes:
@@ -43,7 +60,7 @@ class Kept:
 
     def order(self) -> list[str]:
         """The works, in the order in which they are read."""
-        return sorted(self.works, key=self.key)[: self.most]
+        return sorted(self.works, key=self.key)
 
 
 @dataclass
@@ -65,16 +82,18 @@ class Sets:
     digest: str
 
 
-def gather(documents: Iterable[Document], *, cluster: str | None, seed: int, most: int) -> Sets:
+def gather(
+    documents: Iterable[Document], needs: Mapping[str, Sequence[Need]], *, cluster: str | None, seed: int
+) -> Sets:
     """Sorts documents into sets: by the field ``split`` where any has one that is known, else by a draw of works.
 
     Args:
+        needs: set -> what may be asked of it, by any arm at any size; the starts of enough documents are kept.
         cluster: the field that says which belong together; None: ``work``, or the document itself.
-        most: documents of one work, and works of one set, that are kept.
 
     Raises RequestError as ``cluster_of`` does, and for a work that the field has in two sets.
     """
-    declared, drawn = ({name: Kept(most, seed) for name in SPLITS.values()} for _ in range(2))
+    declared, drawn = ({name: Kept.enough(needs.get(name, ()), seed) for name in SPLITS.values()} for _ in range(2))
     digest, home, seen, outside = hashlib.sha256(), dict[str, str](), 0, 0
     unit = cluster or "document"
     for document in documents:
@@ -83,7 +102,8 @@ def gather(documents: Iterable[Document], *, cluster: str | None, seed: int, mos
         work = cluster_of(document, cluster)
         if cluster is None and document.metadata.get("work"):
             unit = "work"
-        drawn[_drawn(work, seed)].add(work, document)
+        if not home:
+            drawn[_drawn(work, seed)].add(work, document)
         value = document.metadata.get("split")
         name = SPLITS.get(value) if isinstance(value, str) else None
         if name is None:
@@ -114,7 +134,7 @@ def texts(model: Model, sets: Sets, needs: Mapping[str, Need]) -> dict[str, list
         wanted = needs[empty[0]]
         which = next(value for value, name in SPLITS.items() if name == empty[0])
         raise RequestError(
-            f"of {sets.seen:,} documents none can be used to {empty[0]}: expected some of {wanted.tokens} tokens "
+            f"of {sets.seen:,} documents none can be used to {empty[0]}: expected some of {_fewest(wanted)} tokens "
             + (f"or more, with split={which}." if sets.by_field else "or more; give a larger corpus.")
         )
     return found
@@ -134,6 +154,11 @@ def _set(model: Model, kept: Kept, need: Need) -> list[Text]:
 
 def _text(model: Model, document: Document, work: str, need: Need) -> Sequence[Text]:
     ids = first_tokens(model, document.text, need.tokens)
-    if len(ids) < (need.tokens if need.whole else 2):
+    if len(ids) < _fewest(need):
         return ()
     return (Text(document.number, work, tuple(ids.tolist())),)
+
+
+def _fewest(need: Need) -> int:
+    """Tokens that a document must have."""
+    return need.tokens if need.whole else 2

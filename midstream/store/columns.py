@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def read_columns(path: str | Path) -> dict[str, Array] | None:
     except (OSError, UnicodeDecodeError):
         return None
     with in_memory() as database:
-        found = database.execute("SELECT * FROM read_parquet($path)", {"path": str(path)}).fetchnumpy()
+        found = database.execute("SELECT * FROM read_parquet($path)", {"path": escape(str(path))}).fetchnumpy()
     columns: dict[str, Array] = {}
     for name, values in found.items():
         whole = np.ma.filled(values, np.nan) if values.dtype.kind == "f" else np.ma.getdata(values)

@@ -11,6 +11,7 @@ from typing import Any
 
 from midstream.errors import RequestError
 from midstream.record import Estimate
+from midstream.store.rows import explained
 from midstream.store.sealed import DamagedError, Fields, read_file, read_json, seal
 from midstream.store.write import atomic
 from midstream.study.report import Report
@@ -25,7 +26,8 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises RequestError when nothing can be written there.
     """
     figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
+    with explained(figures):
+        figures.mkdir(exist_ok=True)
     charts = [section.chart for section in report.sections if section.chart is not None]
     drawn = {chart.name: study_chart.render(chart) for chart in charts}
     made = {figures / f"{name}.svg": data for name, data in drawn.items()}
@@ -66,7 +68,13 @@ def _read(at: Path) -> Card:
     try:
         one = read_json(at, "report.json")
         primary = one["verdicts"][0]
-        numbers = {name: _number(primary["estimate"][name]) for name in ("value", "low", "high", "largest_share")}
+        numbers = {
+            name: _number(primary["estimate"][name]) for name in ("value", "low", "high", "largest_share", "level")
+        }
+        of = Fields(primary["estimate"])
+        words = {name: of.text(name) for name in ("method", "unit")}
+        counts = {name: of.whole(name) for name in ("clusters", "documents", "tokens")}
+        entries: dict[str, Any] = {**numbers, **counts, **words}
         chart = next((section["chart"]["name"] for section in one["sections"] if section["chart"]), None)
         name, said = f"{at.name}/figures/{chart}.svg", Fields(one)
         svg = b"" if chart is None else _figure(at / "figures" / f"{Path(chart).name}.svg")
@@ -76,7 +84,7 @@ def _read(at: Path) -> Card:
             answer=said.text("answer"),
             claim=Fields(primary["claim"]).text("says"),
             found=_FOUND[primary["found"]],
-            estimate=Estimate(**(primary["estimate"] | numbers)),
+            estimate=Estimate(**entries),
             p=_number(primary["p"]),
             p_holm=math.nan,
             href=f"{at.name}/report.html",

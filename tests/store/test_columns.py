@@ -42,3 +42,10 @@ def test_nothing_and_nonsense_are_none(tmp_path):
 def test_other_types_are_refused(tmp_path):
     with pytest.raises(ValueError, match="complex"):
         write_columns(tmp_path / "x.parquet", {"z": np.zeros(2, complex)})
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    for folder, number in (("x1", 1), ("x[1]", 2)):
+        (tmp_path / folder).mkdir()
+        write_columns(tmp_path / folder / "a*.parquet", {"n": np.array([number], np.int32)})
+    assert read_columns(tmp_path / "x[1]" / "a*.parquet")["n"].tolist() == [2]

@@ -43,6 +43,7 @@ class Panel:
         plain: log-probability of each next token, nats; targets: the tokens.
         usable: positions that count: context enough, and no attention sink at any layer where streams are moved.
         moved: name of a condition -> log-probabilities under it; NaN for texts that were not run.
+        matched: surprises and their partners, where they were found among more texts than these.
     """
 
     works: Array
@@ -51,6 +52,7 @@ class Panel:
     usable: Array
     moved: dict[str, Array]
     seed: int
+    matched: Events | None = None
 
     @classmethod
     def of(cls, ground: Ground, records: Records, own: str, stage: str) -> Panel:
@@ -84,6 +86,8 @@ class Panel:
     @cached_property
     def events(self) -> Events:
         """Surprised positions and those they are held against."""
+        if self.matched is not None:
+            return self.matched
         fitting = room(self.plain.shape[1], len(self.plain), first=FIRST, span=SPAN)
         return events(-self.plain, self.targets, self.usable & fitting, share=SURPRISING)
 
@@ -117,9 +121,10 @@ class Panel:
 
     def _arms(self, values: Array) -> Arms:
         means = following(values, SPAN, self.usable)
-        means = np.where(np.isnan(means), 0.0, means)  # where they are undefined nothing counts
-        sums = np.array([(weight * means).sum(1) for weight in (self.events.high, self.events.low)])
-        counts = np.array([self.events.high.sum(1), self.events.low.sum(1)])
+        undefined = np.isnan(means)  # too near the end, or nothing but sinks follows: counts for nothing
+        weights = [np.where(undefined, 0.0, weight) for weight in (self.events.high, self.events.low)]
+        sums = np.array([(weight * np.where(undefined, 0.0, means)).sum(1) for weight in weights])
+        counts = np.array([weight.sum(1) for weight in weights])
         alone = [
             ratio(s, c, clusters=self.works, generator=self._draw(), unit="nats")
             for s, c in zip(sums, counts, strict=True)
@@ -133,7 +138,9 @@ class Panel:
         for condition in conditions:
             kept &= ~np.isnan(self.moved[condition.name]).any(1)
         moved = {name: values[kept] for name, values in self.moved.items()}
-        return Panel(self.works[kept], self.plain[kept], self.targets[kept], self.usable[kept], moved, self.seed)
+        part = self.works[kept], self.plain[kept], self.targets[kept], self.usable[kept]
+        matched = replace(self.events, high=self.events.high[kept], low=self.events.low[kept])
+        return Panel(*part, moved, self.seed, matched)
 
     def _sums(self, values: Array) -> tuple[Array, Array]:
         return np.where(self.usable, values, 0.0).sum(1), self.usable.sum(1)
@@ -189,6 +196,12 @@ def _best(ground: Ground, records: Records) -> Best:
     costs = [panel.whole(condition).value for condition in conditions]
     strong = [condition for condition in conditions if condition.strength >= NOTABLE]
     gains = [panel.gained(condition).contrast for condition in strong]
-    clear = [gain.value if np.isnan(gain.high) else gain.value / (gain.high - gain.value) for gain in gains]
+    clear = [_clarity(gain) for gain in gains]
     # where no surprise has a partner of its type nothing can be told, and the first stands for all
     return Best(strong[int(np.argmin(np.nan_to_num(clear, nan=np.inf)))], conditions[int(np.argmin(costs))])
+
+
+def _clarity(gain: Estimate) -> float:
+    """A gain in half-widths of its interval; 0 where there is neither, NaN where it is undefined."""
+    half = gain.high - gain.value
+    return gain.value / half if half > 0 else (0.0 if gain.value == gain.value else np.nan)

@@ -67,7 +67,11 @@ def _pivot(every: Sequence[Condition], values: Mapping[Condition, float]) -> Gri
         cells.setdefault(row, {})[condition.layer] = values[condition]
     rows = sorted(cells)
     heading = ("vector", "whose", "moved at", "strength", *(f"layer {place}" for place in places))
-    return Grid(heading, tuple((*row, *(f"{cells[row][place]:+.4f}" for place in places)) for row in rows))
+    return Grid(heading, tuple((*row, *(_number(cells[row][place]) for place in places)) for row in rows))
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:+.4f}"
 
 
 def _curves(ground: Ground, panel: Panel, every: Sequence[Condition]) -> Chart:

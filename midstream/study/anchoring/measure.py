@@ -62,6 +62,11 @@ def logprobs(ground: Ground, h: Tensor, targets: Tensor) -> tuple[Array, Array]:
     """Log-probabilities of targets ``[b, p]`` under the output at layer L ``[b, p, d]``, and the best tokens."""
     reader = ground.keep.setdefault("reader", output_reader(ground.model.anatomy))
     x = reader.prepare(h.reshape(-1, h.shape[-1]))
+    if not bool(torch.isfinite(x).all()):
+        raise RequestError(
+            f"the output of {ground.model.name} holds NaN or infinity ({ground.model.dtype}): nothing can be said of "
+            "it; another --dtype may help."
+        )
     (found,) = read(reader, [Rows(x, targets.reshape(-1, 1))], reference=None, top_k=1, job=1 << 20)
     shape = tuple(targets.shape)
     return found.logprob[:, 0].reshape(shape), found.top_ids[:, 0].reshape(shape)

@@ -158,13 +158,14 @@ def _documents(ground: Ground, name: str) -> list[bytes]:
 
 
 def _units(ground: Ground, _records: Records) -> list[Unit]:
-    seeds = [100 * ground.seed + number for number in range(SIZES[ground.size].seeds)]
-    return [Unit(f"seed-{seed}-{arm.replace(' ', '-')}", (seed, arm)) for seed in seeds for arm in ARMS]
+    numbers = range(SIZES[ground.size].seeds)
+    return [Unit(f"seed-{number}-{arm.replace(' ', '-')}", (number, arm)) for number in numbers for arm in ARMS]
 
 
 def _measure(ground: Ground, unit: Unit) -> Columns:
     """Trains one model; one row a document of ``confirm`` for each way in which it is read."""
-    seed, arm = unit.what
+    number, arm = unit.what
+    seed = 100 * ground.seed + number
     size = SIZES[ground.size]
     shape, training = size.shape, size.training
     module = fresh(shape, seed)
@@ -175,7 +176,7 @@ def _measure(ground: Ground, unit: Unit) -> Columns:
     found = [evaluate(module, confirm, scoring(how, size.layer), shape.window) for how in readings.values()]
     n = len(numbers)
     return {
-        "seed": np.full(n * len(found), seed, np.int32),
+        "seed": np.full(n * len(found), number, np.int32),
         "arm": np.repeat(np.array([*readings]), n),
         "document": np.tile(np.array(numbers, np.int32), len(found)),
         "nats": np.concatenate([nats for nats, _ in found]),

@@ -227,6 +227,36 @@ def test_refits_widen_the_interval(ground):
     assert panel.gained(best, again=True).contrast.value == panel.gained(best).contrast.value
 
 
+def test_refits_keep_the_surprises_of_all_texts(ground):
+    world, records, chosen = planted(ground, after_surprise=-0.05)
+    panel = Panel.of(world, records, "confirm", "confirm")
+    best = replace(chosen, vector="expected")
+    for pair in refits(best):
+        for one in pair:
+            base = panel.moved[replace(one, vector="embedding", refit=-1).name].astype(float).copy()
+            base[4:] = np.nan
+            panel.moved[one.name] = base
+    part = panel._part([one for pair in refits(best) for one in pair])
+    assert part.events.threshold == panel.events.threshold
+    np.testing.assert_array_equal(part.events.high, panel.events.high[:4])
+
+
+def test_an_output_without_numbers_is_refused_and_counts_for_no_effect(ground):
+    two = ground.texts["tune"][:2]
+    ids = measure.ids_of(ground, two)
+    h = torch.full((2, T, ground.model.anatomy.width), float("nan"))
+    with pytest.raises(RequestError, match="NaN or infinity"):
+        measure.logprobs(ground, h[:, :-1], ids[:, 1:])
+
+
+def test_where_both_do_exactly_the_same_nothing_is_divided(ground):
+    world, records, _ = planted(ground)
+    plain = records["plain"]["logprob"][: 30 * 127]
+    times = len(records["grid"]["logprob"]) // len(plain)
+    same = records["grid"] | {"logprob": np.tile(plain, times)}
+    best_of(world, records | {"grid": same})
+
+
 def test_sinks_are_in_no_number(ground):
     world, records, chosen = planted(ground, whole=-0.03)
     at = records["plain"]["position"] == 60
