@@ -11,10 +11,10 @@ import typer
 from midstream.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from midstream.lens.lens import Lens
     from midstream.model.model import Model
@@ -98,6 +98,20 @@ def bars(*columns: str | ProgressColumn, left: bool = True) -> Generator[Progres
     shown += [TimeRemainingColumn()] if left else []
     with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
+
+
+@contextmanager
+def counted() -> Generator[Callable[[str, int, int], None]]:
+    """Progress of parts that are counted: told of a part, what is done of it, and how much there is."""
+    with bars("{task.completed:,}/{task.total:,}") as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(part: str, done: int, of: int) -> None:
+            if part not in tasks:
+                tasks[part] = shown.add_task(part, total=of)
+            shown.update(tasks[part], completed=done)
+
+        yield advance
 
 
 FIGURE = (".svg", ".png", ".pdf")

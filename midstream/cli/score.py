@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,8 +19,8 @@ from midstream.cli.options import (
     ModelName,
     Precision,
     Where,
-    bars,
     check_targets,
+    counted,
     load_model,
     say_notes,
 )
@@ -95,7 +93,7 @@ def score(
         precision=precision,
         seed=seed,
     )
-    with _progress() as progress:
+    with counted() as progress:
         table = run(loaded, found, corpus, options, command=shlex.join(["midstream", *sys.argv[1:]]), progress=progress)
     _write(table, out, plot)
     if output == "json":
@@ -133,17 +131,3 @@ def _write(table: ScoreTable, out: Path | None, plot: Path | None) -> None:
         from midstream.view.score_plot import save
 
         save(table, plot)
-
-
-@contextmanager
-def _progress() -> Generator[Callable[[str, int, int], None]]:
-    """On standard error, where that is a terminal: what is done of each part, and what is left of it."""
-    with bars("{task.completed:,}/{task.total:,}") as shown:
-        tasks: dict[str, Any] = {}
-
-        def advance(counted: str, done: int, of: int) -> None:
-            if counted not in tasks:
-                tasks[counted] = shown.add_task(counted, total=of)
-            shown.update(tasks[counted], completed=done)
-
-        yield advance

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midstream.cli.options import Device, Dtype, EngineName, ModelName, Where, bars, load_model
+from midstream.cli.options import Device, Dtype, EngineName, ModelName, Where, counted, load_model
 from midstream.errors import RequestError
 
 if TYPE_CHECKING:
-    from midstream.run.study import Progress
     from midstream.study.study import Study
 
 HOME = Path("studies")
@@ -81,7 +80,7 @@ def study(
         print(f"midstream: {line}", file=sys.stderr)
     if prepared.short and (force or options.size == "quick"):
         print(f"midstream: {prepared.short}: no verdict from this run is final.", file=sys.stderr)
-    with _goes_on(folder), _progress() as progress:
+    with _goes_on(folder), counted() as progress:
         found = run(prepared, folder, command=shlex.join(["midstream", *sys.argv[1:]]), progress=progress)
     if found is None:
         print(f"{folder}: arm {arm} is measured; the report is made with the main arm: midstream study {name}.")
@@ -135,17 +134,3 @@ def _goes_on(folder: Path) -> Generator[None]:
     except KeyboardInterrupt:
         print(f"midstream: what was measured is kept in {folder}: the same command goes on.", file=sys.stderr)
         raise
-
-
-@contextmanager
-def _progress() -> Generator[Progress]:
-    """On standard error, where that is a terminal: units of each stage, and what is left of it."""
-    with bars("{task.completed:,}/{task.total:,}") as shown:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, of: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=of)
-            shown.update(tasks[stage], completed=done)
-
-        yield advance
