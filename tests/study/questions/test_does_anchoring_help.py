@@ -140,7 +140,7 @@ def planted(ground, after_surprise=0.0, whole=0.0, seed=0):
     world = Ground(ground.model, {"tune": members["tune"], "confirm": members["confirm"]}, "quick", seed)
     plain, moved = [], {"grid": [], "confirm": []}
     last = ground.model.anatomy.layers
-    chosen = Condition(layers(last)[1], 0.3, "embedding")
+    chosen = Condition(layers(last)[1], 0.1, "embedding")
     for name, stage in (("tune", "grid"), ("confirm", "confirm")):
         n, p = len(members[name]), 127
         surprise = draw.exponential(2.0, (n, p))
