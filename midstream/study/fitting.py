@@ -12,7 +12,7 @@ WHOLE = 16_384
 FIT = {
     "quick": Need(40, WHOLE, whole=False),
     "default": Need(240, WHOLE, whole=False),
-    "large": Need(1000, WHOLE, whole=False),
+    "large": Need(480, WHOLE, whole=False),
 }
 """Size -> what is read of the set ``fit``."""
 
