@@ -70,7 +70,7 @@ def test_a_fit_that_was_stopped_is_gone_on_with(tiny, texts, monkeypatch):
 
     def broken(model, ids, window, places):
         read.append(len(ids))
-        if len(read) == 40:
+        if len(read) == 60:
             raise RuntimeError("the power went")
         return plain(model, ids, window, places)
 
