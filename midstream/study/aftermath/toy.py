@@ -97,37 +97,35 @@ def section(records: Mapping[str, Records]) -> Section:
 
 def _setting(columns: Columns, size: Size) -> str:
     shape, training = size.shape, size.training
-    least = int(columns["positions"].min())
     return (
         f"A toy of {columns['parameters'][0]:,} parameters, not GPT-2: {shape.blocks} blocks of width {shape.width} in "
-        f"GPT-2's style, of bytes, windows of {shape.window}, batches of {training.batch} windows, rate "
-        f"{training.rate:g} after {training.warmup} steps and then constant. {size.seeds} seeds; models of one seed "
-        "see the same batches, and those that differ in decay alone start equal. Unscaled: the maps that write into "
-        f"the stream start without the factor 1/sqrt({2 * shape.blocks}). Cosines of the stream at successive layers, "
-        "without each layer's mean over positions (of vectors divided by their root mean square) and with it, and the "
-        f"share of positions at which a layer's read-out agrees with the last one's; {least:,} positions of texts "
-        f"that confirm or more, from {FIRST} on in their windows, attention sinks out (at most "
-        f"{100 * float(columns['sinks'].max()):.1f} % of them). Means over all layers but the first, which is in the "
-        "figure."
+        f"GPT-2's style, of bytes, windows of {shape.window}, batches of {training.batch} windows, learning rate "
+        f"{training.rate:g}, constant after {training.warmup} steps. {size.seeds} seeds: models of one seed see the "
+        "same batches, and those that differ in decay alone start equal. Scaled, as all are but the unscaled: maps "
+        f"that write into the stream start divided by sqrt({2 * shape.blocks}). Read on {columns['positions'].min():,} "
+        f"positions or more of texts that confirm, from {FIRST} on in each window, without attention sinks (at most "
+        f"{100 * columns['sinks'].max():.1f} % of them): the cosine of the stream at successive layers, as it is and "
+        "without each layer's mean over positions (the stream divided by its root mean square), and how often a "
+        "layer's read-out has the same first choice as the model. All are means over layers without the first, the "
+        "embedding, which is in the figure."
     )
 
 
 def _equal(found: Models, size: Size) -> str:
-    """How losses were made equal, and who is left out."""
-    names = [f"{recipe.name} of seed {seed}" for recipe in RECIPES for seed in range(size.seeds)]
-    keys = [(recipe.name, seed) for recipe in RECIPES for seed in range(size.seeds)]
-    listed: list[str] = []
-    for level in size.levels:
-        missed = [name for name, key in zip(names, keys, strict=True) if (*key, level) not in found]
-        if missed:
-            listed.append(f"at {level:g} {', '.join(missed)}")
-    left = f"Not there, and left out with their pairs: {'; '.join(listed)}." if listed else "All were there."
-    levels = " and ".join(f"{level:g}" for level in size.levels)
+    """How losses were made equal, and which pairs are left out."""
+    lost = [
+        f"seed {seed} of {name} at {level:g}"
+        for level in size.levels
+        for name, pair in PAIRS.items()
+        for seed in sorted(set(range(size.seeds)) - set(paired(found, pair, level)))
+    ]
+    left = f"Left out, one of its models having come to no such look: {'; '.join(lost)}. " if lost else ""
     return (
-        f"Each model is read at the first look at which its loss on other texts lies within {HIT:g} of {levels} nats a "
-        f"byte, so that two that are compared are no further apart than {2 * HIT:g}, in {size.training.steps:,} steps "
-        f"or fewer. {left} Differences are of the changes from each model's own start, paired by seed; intervals are t "
-        "over seeds, for these texts, and not corrected for their number."
+        f"Each model is read when a look first finds its loss on other texts within {HIT:g} of "
+        f"{' and of '.join(f'{level:g}' for level in size.levels)} nats a byte, in {size.training.steps:,} steps or "
+        f"fewer: two that are compared are no further apart than {2 * HIT:g}. {left}Differences are of the changes "
+        "from each model's own start, paired by seed; intervals are t over seeds, for these texts, and not corrected "
+        "for their number."
     )
 
 

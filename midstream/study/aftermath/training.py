@@ -206,18 +206,19 @@ def check(ground: Ground) -> None:
 
 
 def cost(ground: Ground) -> Cost:
-    """At most: every training takes all its steps, the last half of them near a level."""
+    """About: a training ends after half its steps, a quarter of them near a level, as that of the seed tried."""
     size = SIZES[ground.size]
-    training, window, models = size.training, size.shape.window, size.seeds * len(RECIPES)
+    steps, window, models = size.training.steps / 2, size.shape.window, size.seeds * len(RECIPES)
     tune, confirm = (
         sum(len(windows(len(document), window)) for document in bytes_of(ground, name)) for name in ("tune", "confirm")
     )
-    looks = training.steps / size.look * (1 + 1 / SELDOM) / 2
+    looks = steps / size.look * (1 / 4 + 3 / 4 / SELDOM)
     reads = 1 + len(size.levels)
-    trained = training.steps * training.batch
-    # half as many windows do not overlap; those are read twice, and every layer of them is read out
+    trained = steps * size.training.batch
+    # windows that overlap by half are twice as many as those that do not, which are read twice, and out at every layer
     read = looks * tune + reads * 2 * confirm
+    readouts = window * (trained + looks * tune + reads * confirm * (1 + (size.shape.blocks + 1) / 2))
     forwards = models * (trained + read)
-    readouts = models * window * (trained + looks * tune + reads * confirm * (1 + (size.shape.blocks + 1) / 2))
-    step = step_seconds(size.shape, training, next_byte(plain_scores)) / training.batch
-    return Cost(forwards, int(forwards * window), int(readouts), models * step * (trained + read / 3))  # no way back
+    step = step_seconds(size.shape, size.training, next_byte(plain_scores)) / size.training.batch
+    seconds = models * step * (trained + read / 3)  # no way back
+    return Cost(forwards, int(forwards * window), int(models * readouts), seconds)
