@@ -88,11 +88,14 @@ def planned(model: Model, corpus: Corpus, options: FitOptions, meter: Meter) -> 
     return found
 
 
-def fit_plan(model: Model, plan: Plan, meter: Meter, out: Path) -> FitResult:
-    """Fits what a plan says and writes it into the folder ``out``, which is made. Raises as ``fit`` does."""
+def fit_plan(model: Model, plan: Plan, meter: Meter, out: Path, *, scored: bool = True) -> FitResult:
+    """Fits what a plan says and writes it into the folder ``out``, which is made; ``scored``: on held-out text too.
+
+    Raises as ``fit`` does.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with FastLinear():
-        return _Fit(model, plan, meter, out).run()
+        return _Fit(model, plan, meter, out).run(scored)
 
 
 class _Fit:
@@ -108,8 +111,8 @@ class _Fit:
         self.kept: list[Path] = []
         self.failed: list[str] = []
 
-    def run(self) -> FitResult:
-        """All stages."""
+    def run(self, scored: bool) -> FitResult:
+        """All stages, the scores if they are wanted."""
         options = self.plan.options
         split = groups(self.model, self.plan)
         if len(split) > 1 and any(kind.shared for kind in options.kinds):
@@ -127,7 +130,7 @@ class _Fit:
                 return self.result
         try:
             self._lenses()
-            if self.result.lenses:
+            if self.result.lenses and scored:
                 self._scores()
         except BaseException:
             if self.kept:

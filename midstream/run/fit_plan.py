@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,20 @@ def target_of(kind: Kind) -> str | None:
 
 def plan(model: Model, corpus: Corpus, options: FitOptions) -> Plan:
     """Reads and tokenises as much of the corpus as the fit will use. Raises RequestError for what cannot be fitted."""
+    return plan_of(model, corpus.name, _tokenized(model, corpus, options.cluster), options)
+
+
+def _tokenized(model: Model, corpus: Corpus, cluster: str | None) -> Iterator[PlannedDocument]:
+    for one in corpus:
+        ids = np.asarray(model.tokenizer.encode(one.text).ids, dtype=np.int32)
+        yield PlannedDocument(one.number, one.sha256, ids, cluster_of(one, cluster), held=False)
+
+
+def plan_of(model: Model, name: str, documents: Iterable[PlannedDocument], options: FitOptions) -> Plan:
+    """The plan of a fit on documents that are tokenised, as many of them as it will use.
+
+    Raises RequestError for what cannot be fitted.
+    """
     layers = _layers(model, options)
     if options.site != "resid_post" and any(kind.name == "jacobian" for kind in options.kinds):
         raise RequestError(f"a jacobian lens reads resid_post, and --site is {options.site}: fit it without --site.")
@@ -191,31 +205,29 @@ def plan(model: Model, corpus: Corpus, options: FitOptions) -> Plan:
     )
     taken: list[tuple[PlannedDocument, list[tuple[Window, int]]]] = []
     left = options.tokens
-    for document in corpus:
-        ids = np.asarray(model.tokenizer.encode(document.text).ids, dtype=np.int32)
-        ids, cut = reach.cut(ids, context, left)
+    for document in documents:
+        ids, cut = reach.cut(document.ids, context, left)
         if not cut:
             continue
-        label = cluster_of(document, options.cluster)
-        taken.append((PlannedDocument(document.number, document.sha256, ids, label, held=False), cut))
+        taken.append((replace(document, ids=ids), cut))
         left -= sum(usable for _, usable in cut)
         if left <= 0:
             break
     taken, share, sides = _split(taken, options.seed)
-    documents = [document for document, _ in taken]
+    read = [document for document, _ in taken]
     about = {
-        "name": corpus.name,
-        "digest": _digest(documents),
-        "documents": len(documents),
+        "name": name,
+        "digest": _digest(read),
+        "documents": len(read),
         "tokens": options.tokens - left,
-        "held_out": sum(document.held for document in documents),
+        "held_out": sum(document.held for document in read),
         "held_out_share": share,
     }
     if targets:
         check_enough(sides[False], sides[True], model.anatomy.width)
     windows_of = [(document, *entry) for document, cut in taken for entry in cut]
     units = [Unit(number, *entry) for number, entry in enumerate(windows_of)]
-    return Plan(options, layers, targets, tuple(documents), tuple(units), about, model.fingerprint.identity, context)
+    return Plan(options, layers, targets, tuple(read), tuple(units), about, model.fingerprint.identity, context)
 
 
 def groups(model: Model, planned: Plan) -> list[list[Key]]:

@@ -16,6 +16,7 @@ from midstream.corpus.source import Corpus
 from midstream.errors import RequestError, choices
 from midstream.lens.read.request import request
 from midstream.model.model import Model
+from midstream.run import study_lenses
 from midstream.run.provenance import provenance
 from midstream.run.study_text import Sets, gather, texts
 from midstream.store.columns import read_columns, write_columns
@@ -90,7 +91,19 @@ def prepare(model: Model, study: Study, corpus: Corpus, options: StudyOptions) -
     made = _prepared(model, study, sets, options)
     arm = study.arms[options.arm]
     arm.check(made.ground)
-    return replace(made, said=(_takes(made, arm.cost(made.ground)), *made.said))
+    return replace(made, said=(_takes(made, arm.cost(made.ground)), *_first(made), *made.said))
+
+
+def _first(prepared: Prepared) -> list[str]:
+    """What is said of the lenses that have to be made."""
+    ground, options = prepared.ground, prepared.options
+    wanted = prepared.study.arms[options.arm].lenses.get(options.size)
+    if wanted is None or not (kinds := study_lenses.missing(ground.model, ground.texts["fit"], wanted, ground.seed)):
+        return []
+    return [
+        f"lenses are fitted first and kept for other studies, which is not counted: {', '.join(map(str, kinds))}, on "
+        f"up to {wanted.tokens:,} tokens."
+    ]
 
 
 def _needs(study: Study) -> dict[str, list[Need]]:
@@ -152,8 +165,9 @@ def run(prepared: Prepared, folder: Path, *, command: str = "", progress: Progre
         )
     folder = Path(os.path.realpath(folder))
     handle = _claim(prepared, folder / options.arm)
+    progress = progress or (lambda *_: None)
     try:
-        records = {options.arm: _measured(prepared, folder / options.arm, progress or (lambda *_: None))}
+        records = {options.arm: _measured(_equipped(prepared, progress), folder / options.arm, progress)}
     finally:
         os.close(handle)
     main, left = prepared, list[str]()
@@ -168,6 +182,16 @@ def run(prepared: Prepared, folder: Path, *, command: str = "", progress: Progre
     if MAIN not in records:
         return None
     return _signed(main, study.analyse(main.ground, records), command, left)
+
+
+def _equipped(prepared: Prepared, progress: Progress) -> Prepared:
+    """With the lenses of its arm, which are made when the first unit asks for them."""
+    ground, options = prepared.ground, prepared.options
+    wanted = prepared.study.arms[options.arm].lenses.get(options.size)
+    if wanted is None:
+        return prepared
+    made = study_lenses.Shelf(ground.model, ground.texts["fit"], wanted, ground.seed, progress)
+    return replace(prepared, ground=replace(ground, lenses=made))
 
 
 def _refuse_others(study: Study, folder: Path) -> None:

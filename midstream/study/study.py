@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from midstream.lens.lens import Lens
 from midstream.model.model import Model
 from midstream.record import Array
 from midstream.study.report import Report
@@ -48,6 +49,21 @@ class Need:
     whole: bool = True
 
 
+@dataclass(frozen=True)
+class Lenses:
+    """What an arm reads with: lenses fitted on the texts of ``fit`` alone, made once and kept in the lens folder.
+
+    Attributes:
+        kinds: as a user writes them.
+        tokens: usable ones that are read for it, at most.
+        layers: number of blocks -> layers that get maps.
+    """
+
+    kinds: tuple[str, ...]
+    tokens: int
+    layers: Callable[[int], tuple[int, ...]]
+
+
 @dataclass(frozen=True, eq=False)
 class Ground:
     """What a study stands on.
@@ -56,6 +72,7 @@ class Ground:
         texts: ``fit``, ``tune``, ``confirm`` -> documents; no work is in two of them.
         size: ``quick``, ``default`` or ``large``; what that means is the study's own.
         seed: of every draw.
+        lenses: kind -> what the arm asked for; there when it measures, not when its records are analysed.
         keep: what is made once and shared by units (fitted maps, plain passes); lives as long as the process.
     """
 
@@ -63,6 +80,7 @@ class Ground:
     texts: Mapping[str, Sequence[Text]]
     size: str
     seed: int
+    lenses: Mapping[str, Lens] = field(default_factory=dict[str, Lens])
     keep: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -113,13 +131,15 @@ class Arm:
         needs: size -> set -> what is read of it.
         stages: in order.
         check: raises RequestError for a model or text that it cannot be asked of.
-        cost: before it runs.
+        cost: before it runs; lenses are not counted.
+        lenses: size -> what is read with.
     """
 
     needs: Mapping[str, Mapping[str, Need]]
     stages: tuple[Stage, ...]
     check: Callable[[Ground], None]
     cost: Callable[[Ground], Cost]
+    lenses: Mapping[str, Lenses] = field(default_factory=dict[str, Lenses])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from midstream.study.refit import QUARTERS
 from midstream.study.study import Ground
 
 FIRST = 8
@@ -116,10 +117,6 @@ def tried(ground: Ground) -> Iterator[Condition]:
 def fitted(condition: Condition) -> bool:
     """Whether its vector is made by a fitted map."""
     return condition.vector in ("carried", "expected")
-
-
-QUARTERS = 4
-"""Parts of the fit documents that maps are refitted without, one at a time."""
 
 
 def refits(condition: Condition) -> list[tuple[Condition, Condition]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError
-from midstream.lens.fit.least_squares import solve
-from midstream.lens.fit.sums import Batch, Calibration, Key, Sums, calibrate
+from midstream.lens.fit.sums import Batch, Key
 from midstream.lens.lens import Transport
 from midstream.readout.read import Rows, read
 from midstream.readout.reader import output_reader
@@ -23,7 +22,6 @@ from midstream.stream.vector import sinks
 from midstream.study.anchoring.condition import (
     GUESS,
     OWN,
-    QUARTERS,
     RANDOM,
     ROTATED,
     TRUE,
@@ -32,10 +30,9 @@ from midstream.study.anchoring.condition import (
     layers,
 )
 from midstream.study.displace import angle, rotation, turned
+from midstream.study.refit import RIDGE
+from midstream.study.refit import fitted as refit_maps
 from midstream.study.study import Columns, Ground, Text
-
-RIDGE = 8
-"""One work in so many chooses the ridge of the maps."""
 
 
 def check(ground: Ground) -> None:
@@ -154,53 +151,24 @@ def _random(ground: Ground, texts: Sequence[Text], ids: Tensor) -> Tensor:
 
 
 def maps(ground: Ground) -> dict[tuple[bool, int, int], Transport]:
-    """Least squares from a token's input row to the stream at each layer: (comes next, layer, refit) -> map.
-
-    Fitted once, on the fit documents, one in eight of which choose the ridge; a refit leaves out a quarter of the rest.
-    """
-    if "maps" not in ground.keep:
-        ground.keep["maps"] = _fitted(ground)
-    return ground.keep["maps"]
-
-
-def _fitted(ground: Ground) -> dict[tuple[bool, int, int], Transport]:
-    texts, places = ground.texts["fit"], layers(ground.model.anatomy.layers)
-    groups: list[list[Text]] = [[] for _ in range(QUARTERS + 1)]
-    works = list(dict.fromkeys(text.work for text in texts))
-    ridge = works[RIDGE - 1 :: RIDGE]  # these choose the ridge
-    others = {work: number for number, work in enumerate(work for work in works if work not in ridge)}
-    for text in texts:
-        groups[others[text.work] % QUARTERS if text.work in others else QUARTERS].append(text)
-    fixed = calibrate(_rows(ground, group[:8], places) for group in groups[:1])
-    sums = [
-        _summed(fixed, (_rows(ground, group[i : i + 8], places) for i in range(0, len(group), 8))) for group in groups
-    ]
-    whole = sums[0].merged(sums[1]).merged(sums[2]).merged(sums[3])
-    found: dict[tuple[bool, int, int], Transport] = {}
-    for refit in range(-1, QUARTERS):
-        fitted = solve(whole if refit < 0 else whole.without(sums[refit]), sums[QUARTERS])
-        for (key, target), one in fitted.items():
-            found[bool(key[1]), int(target.partition(":")[2]), refit] = one.transport
-    return found
+    """Least squares from a token's input row to the stream at each layer: (comes next, layer, refit) -> map."""
+    return {
+        (bool(key[1]), int(target.partition(":")[2]), refit - 1): one.transport
+        for refit, found in enumerate(refit_maps(ground, "maps", lambda texts: _rows(ground, texts)))
+        for (key, target), one in found.items()
+    }
 
 
-def _rows(ground: Ground, texts: Sequence[Text], places: Sequence[int]) -> Batch:
+def _rows(ground: Ground, texts: Sequence[Text]) -> Iterator[Batch]:
     """Positions of some texts: rows of the token read and of the one that comes next, and the stream there."""
-    ids = ids_of(ground, texts)
-    stream = capture(ground.model, ids, layers=places)
-    kept = torch.stack([~sinks(h) for h in stream.values()]).all(0)[:, :-1]
-    kept[:, :4] = False
-    rows = ground.model.anatomy.input_rows
-    x: dict[Key, Tensor] = {("token", 0): rows(ids[:, :-1][kept]), ("token", 1): rows(ids[:, 1:][kept])}
-    return x, {f"layer:{layer}": h[:, :-1][kept].float() for layer, h in stream.items()}, None
-
-
-def _summed(fixed: Calibration, batches: Iterable[Batch]) -> Sums:
-    sums = Sums.empty(fixed, "rows to streams")
-    for x, y, last in batches:
-        sums.add(x, y, last)
-    sums.release()
-    return sums
+    rows, places = ground.model.anatomy.input_rows, layers(ground.model.anatomy.layers)
+    for start in range(0, len(texts), 8):
+        ids = ids_of(ground, texts[start : start + 8])
+        stream = capture(ground.model, ids, layers=places)
+        kept = torch.stack([~sinks(h) for h in stream.values()]).all(0)[:, :-1]
+        kept[:, :4] = False
+        x: dict[Key, Tensor] = {("token", 0): rows(ids[:, :-1][kept]), ("token", 1): rows(ids[:, 1:][kept])}
+        yield x, {f"layer:{layer}": h[:, :-1][kept].float() for layer, h in stream.items()}, None
 
 
 def _columns(texts: Sequence[Text], values: dict[str, Any]) -> Columns:

@@ -1,0 +1,65 @@
+"""Maps fitted to a study's own texts, and again without a quarter of them each, to see what numbers owe to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from midstream.lens.fit.least_squares import Fitted, solve
+from midstream.lens.fit.sums import Batch, Calibration, Key, Sums, calibrate
+from midstream.study.study import Ground, Text
+
+QUARTERS = 4
+"""Parts of the fit documents that maps are refitted without, one at a time."""
+
+RIDGE = 8
+"""One work in so many chooses the ridge of the maps."""
+
+Maps = dict[tuple[Key, str], Fitted]
+"""(input, target) -> map."""
+
+
+def grouped(texts: Sequence[Text]) -> tuple[list[list[Text]], list[Text]]:
+    """The texts in quarters that share no work, and those that choose the ridge."""
+    quarters: list[list[Text]] = [[] for _ in range(QUARTERS)]
+    works = list(dict.fromkeys(text.work for text in texts))
+    chosen = set(works[RIDGE - 1 :: RIDGE])
+    others = {work: number for number, work in enumerate(work for work in works if work not in chosen)}
+    for text in texts:
+        if text.work in others:
+            quarters[others[text.work] % QUARTERS].append(text)
+    return quarters, [text for text in texts if text.work in chosen]
+
+
+def fitted(ground: Ground, name: str, rows: Callable[[Sequence[Text]], Iterable[Batch]]) -> list[Maps]:
+    """Least squares on the fit texts: with all of them, then without each quarter; made once under ``name``.
+
+    Args:
+        rows: of some texts, their positions as inputs and targets, batch by batch.
+
+    Raises:
+        RequestError: there are too few positions.
+    """
+    if name not in ground.keep:
+        ground.keep[name] = list(_fitted(ground.texts["fit"], rows))
+    return ground.keep[name]
+
+
+def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Batch]]) -> Iterator[Maps]:
+    quarters, ridge = grouped(texts)
+    fixed = calibrate(rows(quarters[0][:8]))
+    sums = [_summed(fixed, rows(group)) for group in quarters]
+    held = _summed(fixed, rows(ridge))
+    whole = sums[0]
+    for other in sums[1:]:
+        whole = whole.merged(other)
+    yield solve(whole, held)
+    for part in sums:
+        yield solve(whole.without(part), held)
+
+
+def _summed(fixed: Calibration, batches: Iterable[Batch]) -> Sums:
+    sums = Sums.empty(fixed, "a study's texts")
+    for x, y, last in batches:
+        sums.add(x, y, last)
+    sums.release()
+    return sums

@@ -1,0 +1,104 @@
+"""The lenses of studies: of the study's own texts, made once, gone on with, apart from the user's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from midstream.errors import FitError
+from midstream.lens.file import folder
+from midstream.run import fit_pass, study_lenses
+from midstream.run.study_lenses import Shelf, missing, place
+from midstream.study.fitting import every, few
+from midstream.study.study import Lenses, Text
+
+WANTED = Lenses(("input:0", "input:1"), 3000, lambda blocks: (0, blocks))
+
+
+@pytest.fixture
+def texts(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIDSTREAM_LENSES", str(tmp_path))
+    draw = np.random.default_rng(0)
+    return [Text(n, f"w{n // 2}", tuple(draw.integers(3, 90, 100).tolist())) for n in range(40)]
+
+
+def shelf(model, texts, said=None, wanted=WANTED):
+    return Shelf(model, texts, wanted, 0, lambda *told: said.append(told) if said is not None else None)
+
+
+def test_are_made_when_asked_for_and_only_once(tiny, texts):
+    said = []
+    made = shelf(tiny, texts, said)
+    assert list(made) == ["input:0", "input:1"]
+    assert len(made) == 2
+    assert not said  # nothing is fitted for a look at the names
+    lens = made["input:1"]
+    assert said[-1][1:] == (100, 100)
+    assert lens.kind == "input:1"
+    assert lens.layers == (0, tiny.anatomy.layers)
+    assert lens.back_off is not None
+    said.clear()
+    again = shelf(tiny, texts, said)["input:1"]
+    assert not said
+    torch.testing.assert_close(again.transports[0].weight, lens.transports[0].weight, rtol=0, atol=0)
+    more = shelf(tiny, texts, said, Lenses(("input:0", "shortcut"), 3000, WANTED.layers))
+    assert missing(tiny, texts, more._given[2], 0)[0].name == "shortcut"  # what another study made is not made again
+    assert more["shortcut"].kind == "shortcut"
+    assert said[0][0] == "lenses: shortcut"
+
+
+def test_depend_on_what_they_were_fitted_on_and_are_not_the_users(tiny, texts):
+    here = place(tiny, texts, WANTED, 0)
+    others = [
+        place(tiny, texts[1:], WANTED, 0),
+        place(tiny, texts, WANTED, 1),
+        place(tiny, texts, Lenses(WANTED.kinds, 2000, WANTED.layers), 0),
+        place(tiny, texts, Lenses(WANTED.kinds, 3000, lambda blocks: (0,)), 0),
+    ]
+    assert len({here, *others}) == 5
+    assert place(tiny, texts, Lenses(("tuned",), 3000, WANTED.layers), 0) == here
+    assert shelf(tiny, texts)["input:0"].about["corpus"]["tokens"] <= 3000
+    assert folder.available(tiny) == []
+
+
+def test_a_fit_that_was_stopped_is_gone_on_with(tiny, texts, monkeypatch):
+    read = []
+    plain = fit_pass.passage
+
+    def broken(model, ids, window, places):
+        read.append(len(ids))
+        if len(read) == 40:
+            raise RuntimeError("the power went")
+        return plain(model, ids, window, places)
+
+    monkeypatch.setattr(fit_pass, "passage", broken)
+    with pytest.raises(FitError, match="the power went"):
+        shelf(tiny, texts)["input:0"]
+    first = len(read)
+    lens = shelf(tiny, texts)["input:0"]
+    monkeypatch.setattr(fit_pass, "passage", plain)
+    assert len(read) - first < first
+    home = place(tiny, texts, WANTED, 0)
+    assert not list(home.glob("unfinished*"))
+    for file in home.glob("*.safetensors"):
+        file.unlink()
+    whole = shelf(tiny, texts)["input:0"]
+    assert lens.about["fit"]["positions"] == whole.about["fit"]["positions"]
+    assert lens.about["fit"]["fvu_held"] == pytest.approx(whole.about["fit"]["fvu_held"], rel=1e-4)
+
+
+def test_two_at_once_do_not_write_one_file(tiny, texts):
+    home = place(tiny, texts, WANTED, 0)
+    home.mkdir(parents=True)
+    handle = study_lenses.lock(home, "fit of lenses")
+    with pytest.raises(Exception, match="another fit of lenses"):
+        shelf(tiny, texts)["input:0"]
+    study_lenses.os.close(handle)
+    assert shelf(tiny, texts)["input:0"].kind == "input:0"
+
+
+def test_a_quick_run_reads_few_layers_the_first_and_last_among_them():
+    assert few(30) == (0, 4, 8, 11, 15, 19, 22, 26, 30)
+    assert few(2) == (0, 1, 2)
+    assert every(3) == (0, 1, 2, 3)
