@@ -113,6 +113,13 @@ def test_sinks_and_first_positions_do_not_count():
     assert found.cosine.max() < 0.999
 
 
+def test_a_sink_of_one_layer_counts_at_none(monkeypatch):
+    stream = torch.randn(5, 9, 20, 16, generator=torch.Generator().manual_seed(0))
+    stream[2, 4, 15] *= 1000
+    monkeypatch.setattr(module_under_test, "states", lambda trunk, ids: stream)
+    assert continuity(fresh(SHAPE, 0), IDS).positions == 9 * (20 - FIRST) - 1
+
+
 def test_what_is_not_defined_is_nan():
     one = continuity(fresh(SHAPE, 0), IDS[:1, : FIRST + 1])  # a position is its own mean
     assert one.positions == 1
