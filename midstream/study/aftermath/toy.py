@@ -130,7 +130,7 @@ def _equal(found: Models, size: Size) -> str:
 
 
 def _says(found: Models, size: Size) -> str:
-    """The primary number in a sentence, and whether decay did anything to the weights."""
+    """The primary number in a sentence, what room it had, and whether decay did anything to the weights."""
     level, pair = size.levels[-1], next(iter(PAIRS.values()))
     seeds = paired(found, pair, level)
     if not seeds:
@@ -143,9 +143,11 @@ def _says(found: Models, size: Size) -> str:
     else:
         word = "made the stream change " + ("more" if estimate.low > 0 else "less") + " gradually with depth"
     one, other = (np.mean([found[recipe, seed, level]["matrices"][0] for seed in seeds]) for recipe in pair)
+    reached = np.mean([found[pair[1], seed, level][PRIMARY][1:].mean() for seed in seeds])
     return (
         f"{pair[0].capitalize()} against {pair[1]} at {level:g} nats a byte {word}: {shown(estimate)} in the cosine "
-        f"without means. That decay reached the weights shows in the root mean square of the matrices, {one:.3f} "
+        f"without means. That of {pair[1]} itself is {reached:.3f} there, so no more than {1 - reached:.3f} could have "
+        f"been gained on it. That decay reached the weights shows in the root mean square of the matrices, {one:.3f} "
         f"against {other:.3f}."
     )
 

@@ -93,9 +93,9 @@ SIZES = {
     "default": Size(Shape(64, 8, 4, 64), Training(1200, 16, 0.008, 50, last=1.0), (2.35, 2.2), look=5, seeds=5),
     "large": Size(Shape(256, 12, 8, 128), Training(1500, 16, 0.002, 100, last=1.0), (2.3, 2.0), look=10, seeds=5),
 }
-"""Rate and levels of the default are from the losses alone of a seed that is not used: the slowest recipe, the unscaled
-one, came to 2.2 after 840 steps, the fastest after 420. ``large`` has 10 million parameters; its levels were not tried.
-"""
+"""Rate and levels of the default are from the losses alone of a seed that is not used, on other texts: the slowest
+recipe, the unscaled one, came to 2.2 after 840 steps, the fastest after 420. ``large`` has 10 million parameters; its
+levels were not tried."""
 
 
 def _needs(fit: int, tune: int, confirm: int) -> dict[str, Need]:

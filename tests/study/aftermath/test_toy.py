@@ -218,6 +218,8 @@ def test_a_planted_effect_is_found_and_a_planted_absence_is_not():
         assert made.value == pytest.approx(effect, abs=0.003)
         assert made.clusters == 5
         assert words in section(records).text[-1]
+        room = 1 - np.mean([found[OTHER, seed, 2.2]["centred"][1:].mean() for seed in range(5)])
+        assert f"no more than {room:.3f} could" in section(records).text[-1]
         assert f"{made.value:+.3f}" in cell(section(records), "decay 0.3 − 0, at 2.2", "cosine without means")
         # an arm without the scale starts 0.3 lower and gains as much: its change is the same
         other = overall(difference(found, PAIRS["scaled − unscaled"], 2.2, "centred"))
