@@ -90,7 +90,7 @@ class Size:
 
 SIZES = {
     "quick": Size(Shape(32, 4, 2, 48), Training(200, 8, 0.008, 8, last=1.0), (2.85,), look=2, seeds=2),
-    "default": Size(Shape(64, 8, 4, 64), Training(1200, 16, 0.008, 50, last=1.0), (2.35, 2.2), look=5, seeds=5),
+    "default": Size(Shape(64, 8, 4, 64), Training(1600, 16, 0.008, 50, last=1.0), (2.35, 2.2), look=5, seeds=5),
     "large": Size(Shape(256, 12, 8, 128), Training(1500, 16, 0.002, 100, last=1.0), (2.3, 2.0), look=10, seeds=5),
 }
 """Rate and levels of the default are from the losses alone of a seed that is not used, on other texts: the slowest
