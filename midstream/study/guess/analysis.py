@@ -22,6 +22,9 @@ from midstream.study.study import Columns, Ground, Records
 TOLD = ("relevance", "variance", "square", "lost", "held", "own")
 """Columns of the stage ``told``."""
 
+SETS = 200
+"""Random sets of basis elements."""
+
 Statistic = Callable[[Array], float]
 """Of sums ``[m]`` over any documents: a number."""
 
@@ -174,27 +177,51 @@ class Panel:
         sums = np.concatenate([one.sums, other.sums], axis=1)
         return Number(sums, lambda total: one.statistic(total[:m]) - other.statistic(total[m:]))
 
+    def beyond_variance(self, layer: int, k: int, without: int = -1) -> Number:
+        """The share of the first k by relevance, less that of the first k by variance."""
+        orders = "relevance", "variance"
+        return self.less(*(self.share(layer, k, order=order, without=without) for order in orders))
+
     def risen(self, which: Mapping[int, Array], without: int = -1) -> Number:
         """``foretold`` one before the last layer, less at half depth; ``which``: layer -> coordinates."""
         at = self.layers.before, self.layers.half
         return self.less(*(self.foretold(layer, which[layer], without) for layer in at))
+
+    def slotted(self, without: int = -1) -> Number:
+        """``risen`` of the coordinates that the output weights least, less that of those matched with them."""
+        return self._slotted(self.little, self.much, without)
+
+    def slotted_by_chance(self) -> Array:
+        """The same of coordinates drawn blindly, with as many of the others to match with: ``[SETS]``."""
+        draw, d = self._draw(), len(self.weight)
+        orders = [draw.permutation(d) for _ in range(SETS)]
+        split, end = len(self.little), len(self.little) + len(self.much)
+        numbers = [self._slotted(order[:split], order[split:end], -1) for order in orders]
+        return np.array([number.statistic(number.sums.sum(0)) for number in numbers])
+
+    def _slotted(self, chosen: Array, pool: Array, without: int) -> Number:
+        at = self.layers.half, self.layers.before
+        beside = {layer: matched(chosen, pool, self.variance[layer]) for layer in at}
+        return self.less(self.risen(dict.fromkeys(at, chosen), without), self.risen(beside, without))
 
     @cached_property
     def little(self) -> Array:
         """The coordinates that the output weights least: a decile."""
         return lowest(self.weight, DECILE)
 
+    @cached_property
+    def much(self) -> Array:
+        """The coordinates of output weight above the median."""
+        return np.flatnonzero(self.weight > np.median(self.weight))
+
     def beside(self, layer: int) -> Array:
         """As many coordinates of about equal variance at that layer that the output weights more than most."""
-        return matched(self.little, self.weight, self.variance[layer])
+        return matched(self.little, self.much, self.variance[layer])
 
-    def refitted(self, estimate: Estimate, again: Callable[[int], Number]) -> Estimate:
-        """Its interval widened by the same number with each quarter of the fit documents left out."""
-        values: list[float] = []
-        for quarter in range(QUARTERS):
-            number = again(quarter)
-            values.append(number.statistic(number.sums.sum(0)))
-        return refitted(estimate, values)
+    def refitted(self, number: Callable[[int], Number]) -> Estimate:
+        """A number, its interval widened by the same with each quarter of the fit documents left out (-1: none)."""
+        again = [number(quarter) for quarter in range(QUARTERS)]
+        return refitted(self.estimate(number(-1)), [one.statistic(one.sums.sum(0)) for one in again])
 
     def _by_work(self, sums: Array) -> Array:
         names, which = np.unique(self.works, return_inverse=True)
@@ -220,11 +247,14 @@ def _over(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def beyond(estimate: Estimate, random: Array) -> Estimate:
-    """An interval widened by how much the number differs between random bases: the model's own is one basis."""
+def beyond(estimate: Estimate, random: Array, of: str) -> Estimate:
+    """An interval widened by how much the number differs between random bases, or sets of elements, ``of`` some kind.
+
+    The model has one basis and one lowest decile: works say nothing of how much two that mean nothing would differ.
+    """
     from scipy.special import stdtrit
 
     reach = float(stdtrit(max(estimate.clusters - 1, 1), (1 + estimate.level) / 2)) * float(np.std(random, ddof=1))
     below, above = (float(np.hypot(end - estimate.value, reach)) for end in (estimate.low, estimate.high))
-    method = f"{estimate.method}; widened by the spread over {len(random)} random bases"
+    method = f"{estimate.method}; widened by the spread over {len(random)} {of}"
     return replace(estimate, low=estimate.value - below, high=estimate.value + above, method=method)

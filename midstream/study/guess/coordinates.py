@@ -80,11 +80,10 @@ def lowest(weight: Array, share: int) -> Array:
     return np.sort(np.argsort(weight, kind="stable")[: max(1, len(weight) // share)])
 
 
-def matched(chosen: Array, weight: Array, variance: Array) -> Array:
-    """As many other coordinates, of output weight above the median, in sum as near in log variance as can be."""
+def matched(chosen: Array, pool: Array, variance: Array) -> Array:
+    """As many others of ``pool`` as are ``chosen`` (indices), in sum as near to them in log variance as can be."""
     from scipy.optimize import linear_sum_assignment
 
-    others = np.setdiff1d(np.flatnonzero(weight > np.median(weight)), chosen)
-    level = np.log(variance)
-    rows, columns = linear_sum_assignment(np.abs(level[chosen][:, None] - level[others][None]))
-    return others[columns[np.argsort(rows)]]
+    others, level = np.setdiff1d(pool, chosen), np.log(variance)
+    _, columns = linear_sum_assignment(np.abs(level[chosen][:, None] - level[others][None]))
+    return others[columns]

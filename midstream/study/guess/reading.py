@@ -36,7 +36,7 @@ def parts_read(ground: Ground, texts: Sequence[Text], ks: Mapping[int, int]) -> 
     rows: Reader = ground.keep.setdefault("rows", input_reader(ground.model.anatomy))
     final = target(ground, at.last, seen.h[at.last])
     tables: list[dict[str, Array]] = []
-    for layer in at.all:
+    for layer in at.shown:
         known = fit(ground, layer)
         y = seen.row - known.row_mean
         for name, basis, part in _parts(known.relevant, ks[layer], ground.seed):

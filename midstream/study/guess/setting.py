@@ -62,6 +62,11 @@ class Layers:
     before: int
     last: int
 
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Those of a name."""
+        return tuple(dict.fromkeys([self.half, self.late, self.before, self.last]))
+
 
 def layers(ground: Ground) -> Layers:
     """Eight layers over the depth, in a quick run four, of those that lenses have maps for at this size."""

@@ -118,7 +118,8 @@ def cost(ground: Ground) -> Cost:
     again = one_a_work(confirm)
     forwards = sum(map(len, windows(ground))) + len(tune) + 2 * len(confirm) + len(again)
     asked = ASKED * len(tune) * (length - FIRST)
-    reads = len(at.all) * (2 * size.positions + asked + 2 * len(reading.PARTS) * len(again) * (length - FIRST))
+    alone = 2 * len(reading.PARTS) * len(again) * (length - FIRST)
+    reads = len(at.all) * (2 * size.positions + asked) + len(at.shown) * alone
     passing, readout = _trial(ground, confirm[: size.batch])
     products = len(at.all) * size.bases * _product(ground.model.anatomy.width)
     return Cost(forwards, int(forwards * length), int(reads), forwards * passing + reads * readout + products)

@@ -28,6 +28,18 @@ THROUGH = Claim(
     spread=0.02,
 )
 
+LARGE = Claim(
+    name="more than large directions tell",
+    says="At three quarters of the depth, the part that the guess needs tells more of the input than as many principal "
+    "components of the stream: it is the guess that tells it, and not that both are in large directions.",
+    estimand="the same share, less that of the first k principal components",
+    unit="of what is explained",
+    side="above",
+    threshold=0.0,
+    matters=0.05,
+    spread=0.02,
+)
+
 LEANS = Claim(
     name="leans on what is read little",
     says="The input is lost more with basis elements of the stream that the output weights little, more so than in "
@@ -43,9 +55,10 @@ LEANS = Claim(
 
 FILLED = Claim(
     name="slotted in",
-    says="The basis elements that the output weights least are filled with the prediction towards the end.",
+    says="The basis elements that the output weights least are filled with the prediction towards the end, more than "
+    "others of equal variance.",
     estimand="R² of the least weighted decile of basis elements from the final prediction, one layer before the last "
-    "less at half depth",
+    "less at half depth; less the same of elements weighted more, matched on variance",
     unit="of R²",
     side="above",
     threshold=0.0,
@@ -87,22 +100,18 @@ LINED_UP = (
 )
 
 
-def _estimates(panel: Panel, found: Mapping[int, Mapping[float, Cut]]) -> tuple[Verdict, Verdict, Verdict]:
+def _estimates(panel: Panel, found: Mapping[int, Mapping[float, Cut]]) -> tuple[Verdict, ...]:
     """The claims' verdicts, each interval widened by refits."""
     late, cut = panel.layers.late, found[panel.layers.late][PRIMARY]
-    share = panel.refitted(
-        panel.estimate(panel.share(late, cut.k, less=cut.chance)),
-        lambda quarter: panel.share(late, cut.k, less=cut.chance, without=quarter),
-    )
     random = panel.random_correlations(late)
-    less = float(random.mean())
-    leans = panel.refitted(
-        panel.estimate(panel.correlation(late, less=less)),
-        lambda quarter: panel.correlation(late, less=less, without=quarter),
+    chance = float(random.mean())
+    leans = panel.refitted(lambda without: panel.correlation(late, less=chance, without=without))
+    return (
+        decide(THROUGH, panel.refitted(lambda without: panel.share(late, cut.k, less=cut.chance, without=without))),
+        decide(LARGE, panel.refitted(lambda without: panel.beyond_variance(late, cut.k, without))),
+        decide(LEANS, beyond(leans, random, "random bases")),
+        decide(FILLED, beyond(panel.refitted(panel.slotted), panel.slotted_by_chance(), "random sets of elements")),
     )
-    which = dict.fromkeys(panel.variance, panel.little)
-    risen = panel.refitted(panel.estimate(panel.risen(which)), lambda quarter: panel.risen(which, quarter))
-    return decide(THROUGH, share), decide(LEANS, beyond(leans, random)), decide(FILLED, risen)
 
 
 def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
@@ -121,8 +130,8 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
             findings.divided(panel, found),
             findings.over_epsilon(panel, found),
             findings.alone(panel, main),
-            findings.literal(panel, verdicts[1].estimate),
-            findings.filled(panel, found),
+            findings.literal(panel, verdicts[2].estimate),
+            findings.filled(panel, found, verdicts[3].estimate),
         ),
         lined_up=_lined_up(panel, found, verdicts),
         notes=NOTES,
@@ -136,13 +145,20 @@ def _answer(panel: Panel, found: Mapping[int, Mapping[float, Cut]], verdicts: tu
         "supported": "The input is told through the guess, more than a part of the stream of equal size would tell it",
         "refuted": "The input lies beside the guess: what the guess needs tells less of it than a part of equal size"
         if beside
-        else "The input is neither in the guess nor beside it: what the guess needs tells about as much of it as any part "
-        "of equal size",
+        else "The input is neither in the guess nor beside it: what the guess needs tells as much of it as any part of "
+        "equal size",
         "undecided": "Whether the input is told through the guess or lies beside it is not decided",
     }[through.found]
+    large = verdicts[1]
+    beyond_large = {
+        "supported": "more than as many principal components",
+        "refuted": "but no more than as many principal components, so that it need not be the guess that tells it",
+        "undecided": "as against as many principal components not decided",
+    }[large.found]
     return (
         f"{side}: at layer {panel.layers.late} the {cut.k} of {cut.rank} coordinates that the guess needs hold a share "
-        f"of what is told that differs from chance ({cut.chance:.3f}) by {shown(through.estimate, 3)}."
+        f"of what is told that differs from chance ({cut.chance:.3f}) by {shown(through.estimate, 3)}; "
+        f"{beyond_large}: {shown(large.estimate, 3)}."
     )
 
 
@@ -209,7 +225,7 @@ STUDY = Study(
     "information is slotted in there? (nostalgebraist, interpreting GPT: the logit lens, 2020, and its comments; our "
     "words.)",
     prediction=PREDICTION,
-    claims=(THROUGH, LEANS, FILLED),
+    claims=(THROUGH, LARGE, LEANS, FILLED),
     arms={"main": Arm(_NEEDS, stages.MAIN, stages.check, stages.cost, fitting.lenses("tuned"))},
     analyse=analyse,
     minutes={"quick": 2, "default": 10, "large": 200},

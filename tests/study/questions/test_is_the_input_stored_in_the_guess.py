@@ -1,4 +1,4 @@
-"""is_the_input_stored_in_the_guess: parts add up, planted worlds are told apart, chance and controls are what they say."""
+"""is_the_input_stored_in_the_guess: parts add up, planted worlds are told apart, chance and controls are as said."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from midstream.study.guess.fit import fit, windows
 from midstream.study.guess.setting import EPSILONS, PRIMARY, layers
 from midstream.study.guess.streams import streams
 from midstream.study.questions import is_the_input_stored_in_the_guess as question
-from tests.guess_world import D, LAST, READ, T, measured, planted, texts
+from tests.guess_world import LAST, READ, D, T, measured, planted, random_weights, texts
 
 MAIN = question.STUDY.arms["main"]
 
@@ -158,8 +158,8 @@ def test_an_input_that_leans_on_what_is_read_little_is_found_and_one_that_does_n
         weight, made = leaning(strength)
         ground = planted(monkeypatch, made, weight)
         report = question.analyse(ground, {"main": measured(ground, MAIN)})
-        assert report.verdicts[1].found == expected
-    assert report.verdicts[1].estimate.low < 0 < report.verdicts[1].estimate.high
+        assert report.verdicts[2].found == expected
+    assert report.verdicts[2].estimate.low < 0 < report.verdicts[1].estimate.high
 
 
 def test_elements_that_are_filled_with_the_prediction_are_found_and_others_not(monkeypatch):
@@ -181,7 +181,21 @@ def test_elements_that_are_filled_with_the_prediction_are_found_and_others_not(m
     for filled, expected in ((True, "supported"), (False, "refuted")):
         ground = planted(monkeypatch, made(filled), weight)
         report = question.analyse(ground, {"main": measured(ground, MAIN)})
-        assert report.verdicts[2].found == expected
+        assert report.verdicts[3].found == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_of_random_weights_gives_what_was_predicted(family):
+    """Large directions hold both guess and input: above chance, and no more than principal components are."""
+    ground = random_weights(family)
+    report = question.analyse(ground, {"main": measured(ground, MAIN)})
+    through, large, leans, filled = report.verdicts
+    assert through.estimate.low > 0.02
+    assert large.found == "refuted"
+    assert large.estimate.value > -0.06
+    assert leans.found != "supported"
+    assert filled.found != "supported"
+    assert "no more than as many principal components" in report.answer
 
 
 def test_refits_widen_the_intervals_of_verdicts(monkeypatch):
@@ -189,7 +203,7 @@ def test_refits_widen_the_intervals_of_verdicts(monkeypatch):
     panel = Panel.of(ground, measured(ground, MAIN))
     late = panel.layers.late
     plain = panel.estimate(panel.share(late, READ))
-    wide = panel.refitted(plain, lambda quarter: panel.share(late, READ, without=quarter))
+    wide = panel.refitted(lambda quarter: panel.share(late, READ, without=quarter))
     assert wide.value == plain.value
     assert wide.high - wide.low > plain.high - plain.low
 
@@ -207,8 +221,8 @@ def test_units_are_the_same_whenever_they_are_asked_for(monkeypatch):
 def test_what_it_cannot_be_asked_of_is_refused(monkeypatch):
     ground = planted(monkeypatch, told_through(0.7, 0.4))
     stages.check(ground)
+    ground.model.context = T - 1
     with pytest.raises(RequestError, match=f"{T - 1} tokens"):
-        ground.model.context = T - 1
         stages.check(ground)
     ground.model.context = T
     few = {**ground.texts, "fit": texts(1, 1, 1)}
