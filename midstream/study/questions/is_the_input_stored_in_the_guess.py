@@ -106,12 +106,14 @@ def _estimates(panel: Panel, found: Mapping[int, Mapping[float, Cut]]) -> tuple[
     random = panel.random_correlations(late)
     chance = float(random.mean())
     leans = panel.refitted(lambda without: panel.correlation(late, less=chance, without=without))
-    return (
-        decide(THROUGH, panel.refitted(lambda without: panel.share(late, cut.k, less=cut.chance, without=without))),
-        decide(LARGE, panel.refitted(lambda without: panel.beyond_variance(late, cut.k, without))),
-        decide(LEANS, beyond(leans, random, "random bases")),
-        decide(FILLED, beyond(panel.refitted(panel.slotted), panel.slotted_by_chance(), "random sets of elements")),
+    by_chance = panel.slotted_by_chance()
+    made = (
+        panel.refitted(lambda without: panel.share(late, cut.k, less=cut.chance, without=without)),
+        panel.refitted(lambda without: panel.beyond_variance(late, cut.k, without)),
+        beyond(leans, random, "random bases"),
+        beyond(panel.refitted(panel.slotted), by_chance, "random sets of elements"),
     )
+    return tuple(decide(claim, replace(one, unit=claim.unit)) for claim, one in zip(STUDY.claims, made, strict=True))
 
 
 def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
@@ -150,15 +152,18 @@ def _answer(panel: Panel, found: Mapping[int, Mapping[float, Cut]], verdicts: tu
         "undecided": "Whether the input is told through the guess or lies beside it is not decided",
     }[through.found]
     large = verdicts[1]
-    beyond_large = {
-        "supported": "more than as many principal components",
-        "refuted": "but no more than as many principal components, so that it need not be the guess that tells it",
+    than_large = {
+        "supported": "more than as many principal components tell",
+        "refuted": "but less than as many principal components tell: the guess rests less on what tells the input than an "
+        "output would that looked at all directions alike"
+        if large.estimate.high < 0
+        else "but no more than as many principal components tell, so that it need not be the guess that tells it",
         "undecided": "as against as many principal components not decided",
     }[large.found]
     return (
         f"{side}: at layer {panel.layers.late} the {cut.k} of {cut.rank} coordinates that the guess needs hold a share "
         f"of what is told that differs from chance ({cut.chance:.3f}) by {shown(through.estimate, 3)}; "
-        f"{beyond_large}: {shown(large.estimate, 3)}."
+        f"{than_large}: {shown(large.estimate, 3)}."
     )
 
 
