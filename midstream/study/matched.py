@@ -39,14 +39,26 @@ def events(surprise: Array, types: Array, usable: Array, *, share: float = 0.1) 
     """
     threshold, median = (float(np.quantile(surprise[usable], q)) for q in (1 - share, 0.5))
     high, low = usable & (surprise > threshold), usable & (surprise < median)
-    size = int(types.max(initial=0)) + 1
-    number_high = np.bincount(types[high], minlength=size)
-    number_low = np.bincount(types[low], minlength=size)
-    both = (number_high > 0) & (number_low > 0)
-    weight = np.where(both, number_high / np.maximum(number_low, 1), 0.0)
-    kept = high & both[types]
-    alone = 1 - kept.sum() / high.sum() if high.any() else np.nan
-    return Events(kept.astype(float), np.where(low, weight[types], 0.0), float(alone), threshold, median)
+    return Events(*alike(high, low, types), threshold, median)
+
+
+def alike(one: Array, other: Array, strata: Array) -> tuple[Array, Array, float]:
+    """Match by stratum: within each, those of ``other`` weigh as much together as those of ``one`` do.
+
+    Args:
+        one, other: bool, of any shape; strata: the same, whole numbers from 0.
+
+    Returns:
+        Weights of either, float64: 1 for each of ``one`` in a stratum that holds both, else 0; and the share of ``one``
+        whose stratum holds none of ``other``, NaN where there is none.
+    """
+    size = int(strata.max(initial=0)) + 1
+    number, against = (np.bincount(strata[which], minlength=size) for which in (one, other))
+    both = (number > 0) & (against > 0)
+    weight = np.where(both, number / np.maximum(against, 1), 0.0)
+    kept = one & both[strata]
+    alone = 1 - kept.sum() / one.sum() if one.any() else np.nan
+    return kept.astype(float), np.where(other, weight[strata], 0.0), float(alone)
 
 
 def following(values: Array, span: int, usable: Array | None = None) -> Array:

@@ -70,7 +70,7 @@ def test_a_fit_that_was_stopped_is_gone_on_with(tiny, texts, monkeypatch):
 
     def broken(model, ids, window, places):
         read.append(len(ids))
-        if len(read) == 40:
+        if len(read) == 60:
             raise RuntimeError("the power went")
         return plain(model, ids, window, places)
 
@@ -111,3 +111,12 @@ def test_no_long_text_has_all_the_tokens(lengths, tokens):
     most = study_lenses.share(lengths, tokens)
     read = sum(min(length, most) for length in lengths)
     assert read == sum(lengths) if sum(lengths) < tokens else tokens <= read < tokens + len(lengths)
+
+
+def test_works_that_come_first_by_their_hash_are_not_all_held_out(tiny, texts):
+    def key(text):
+        return study_lenses.hashlib.sha256(f"0:{text.work}".encode()).digest()
+
+    first = sorted((text for text in texts), key=key)[:20]
+    about = shelf(tiny, first)["input:0"].about
+    assert 0 < len(about["held_out_documents"]) < 8
