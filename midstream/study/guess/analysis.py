@@ -12,7 +12,7 @@ import numpy as np
 from midstream.band import band, refitted
 from midstream.interval import ratio
 from midstream.record import Array, Estimate
-from midstream.study.guess.chance import OWN, share_of
+from midstream.study.guess.chance import OWN, deviation, share_of
 from midstream.study.guess.coordinates import lowest, matched, partial
 from midstream.study.guess.search import smallest
 from midstream.study.guess.setting import DECILE, EPSILONS, Layers, layers
@@ -87,7 +87,7 @@ class Panel:
         works: ``[n]`` of each document; positions: ``[n]`` that count.
         told: (layer, quarter left out or -1) -> name -> ``[n, d]``, as ``measure.told`` has them.
         weight: ``[d]``, output weight of the stream's own coordinates; variance: layer -> ``[d]``, theirs there.
-        chance: the records of the stage of that name.
+        chance, turned: the records of the stages of these names.
     """
 
     works: Array
@@ -96,6 +96,7 @@ class Panel:
     weight: Array
     variance: Mapping[int, Array]
     chance: Columns
+    turned: Columns
     layers: Layers
     seed: int
 
@@ -121,6 +122,7 @@ class Panel:
             weighed["weight"][first],
             variance,
             records["chance"],
+            records["turned"],
             layers(ground),
             ground.seed,
         )
@@ -161,9 +163,14 @@ class Panel:
         """The same number in random bases, ``[bases]``."""
         return self.chance["correlation"][(self.chance["layer"] == layer) & (self.chance["basis"] != OWN)]
 
-    def random_shares(self, layer: int, epsilon: float) -> Array:
-        """What random parts of the size of S tell, as shares, ``[bases]``."""
-        return self.chance[share_of(epsilon)][(self.chance["layer"] == layer) & (self.chance["basis"] != OWN)]
+    def turned_shares(self, layer: int, epsilon: float) -> Array:
+        """What outputs turned at random would need tells, as shares, ``[turns]``."""
+        return self.turned[share_of(epsilon)][(self.turned["layer"] == layer) & (self.turned["turn"] != OWN)]
+
+    def random_share(self, layer: int, cut: Cut) -> tuple[float, float]:
+        """What a random part of the size of S tells, as a share: mean and standard deviation."""
+        uneven = float(self.chance["uneven"][self.chance["layer"] == layer][0])
+        return cut.chance, deviation(cut.k, cut.rank, uneven)
 
     def foretold(self, layer: int, which: Array, without: int = -1) -> Number:
         """R^2 of some of the stream's own coordinates from the final prediction, each in units of its variance."""
@@ -176,11 +183,6 @@ class Panel:
         m = one.sums.shape[1]
         sums = np.concatenate([one.sums, other.sums], axis=1)
         return Number(sums, lambda total: one.statistic(total[:m]) - other.statistic(total[m:]))
-
-    def beyond_variance(self, layer: int, k: int, without: int = -1) -> Number:
-        """The share of the first k by relevance, less that of the first k by variance."""
-        orders = "relevance", "variance"
-        return self.less(*(self.share(layer, k, order=order, without=without) for order in orders))
 
     def risen(self, which: Mapping[int, Array], without: int = -1) -> Number:
         """``foretold`` one before the last layer, less at half depth; ``which``: layer -> coordinates."""

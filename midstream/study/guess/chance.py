@@ -1,4 +1,4 @@
-"""What chance makes of the two numbers: random bases of the stream, and random parts of its whitened coordinates."""
+"""What chance makes of the numbers: random bases of the stream, random parts of it, and outputs turned at random."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midstream.record import Array
 from midstream.study.displace import rotation
 from midstream.study.guess import coordinates
+from midstream.study.guess.basis import basis
 from midstream.study.guess.fit import batches, fit
 from midstream.study.guess.setting import EPSILONS, SIZES, layers
 from midstream.study.guess.streams import streams
@@ -20,51 +20,81 @@ OWN = -1
 """Number of the model's own basis among the random ones."""
 
 
+def in_bases(ground: Ground, numbers: range) -> Columns:
+    """The texts that confirm, one row a basis and layer, the same bases at each.
+
+    ``correlation``: that of ``coordinates.partial``. ``uneven``: of how what is told of the input is spread over the
+    whitened coordinates, ``r tr(A^2) / tr(A)^2 - 1``; see ``deviation``.
+    """
+    gram = ground.keep.setdefault("gram", coordinates.output_gram(ground.model.anatomy))
+    given, uneven = dict[int, dict[str, Tensor]](), dict[int, float]()
+    for layer in layers(ground).all:
+        known, crossed = fit(ground, layer), _crossed(ground)[layer]
+        given[layer] = {
+            "lost": known.weights @ crossed @ known.precision,
+            "precision": known.precision,
+            "gram": gram,
+            "covariance": known.covariance,
+        }
+        told = known.relevant.into.T @ known.with_row @ crossed @ known.relevant.into
+        even = (told + told.T) / 2
+        uneven[layer] = len(even) * float(even.square().sum() / even.trace() ** 2) - 1
+    rows: list[tuple[int, int, float]] = []
+    for number in numbers:
+        own = number == OWN
+        q = torch.eye(len(gram), dtype=torch.float64) if own else rotation(len(gram), ground.seed + number)
+        for layer, matrices in given.items():
+            rows.append((layer, number, coordinates.in_basis(q, **{k: m.to(q) for k, m in matrices.items()})))
+    at, basis, correlation = zip(*rows, strict=True)
+    return {
+        "layer": np.array(at, np.int16),
+        "basis": np.array(basis, np.int32),
+        "correlation": np.array(correlation),
+        "uneven": np.array([uneven[layer] for layer in at]),
+    }
+
+
 def share_of(epsilon: float) -> str:
     """Name of the column of shares at an epsilon."""
     return f"share_{epsilon:g}"
 
 
-def in_bases(ground: Ground, layer: int, ks: Sequence[int]) -> Columns:
-    """The two numbers of the texts that confirm, one row a basis.
+def turned(ground: Ground, layer: int, ks: Sequence[int]) -> Columns:
+    """What outputs would need that look at the stream as unevenly, but turned at random: one row an output.
 
-    ``correlation``: that of ``coordinates.partial``. A column for each epsilon: what the first k of the whitened
-    coordinates tell of the input, as a share of what all tell; ``OWN``: by relevance, else after a random rotation.
+    A column for each epsilon: what the first k coordinates by relevance tell of the input in the texts that confirm, as
+    a share of what all tell, with ``Q B Q^T`` in the place of B for a random rotation Q. ``OWN``: B as it is.
 
     Args:
         ks: k for each epsilon.
     """
     known, crossed = fit(ground, layer), _crossed(ground)[layer]
-    gram = ground.keep.setdefault("gram", coordinates.output_gram(ground.model.anatomy))
-    given = {
-        "lost": known.weights @ crossed @ known.precision,
-        "precision": known.precision,
-        "gram": gram,
-        "covariance": known.covariance,
-    }
-    at = known.relevant
-    told = at.into.T @ known.with_row @ crossed @ at.into  # the diagonal is what each coordinate explains
-    numbers = range(OWN, SIZES[ground.size].bases)
-    correlation, shares = list[float](), list[Array]()
+    numbers = range(OWN, SIZES[ground.size].turns)
+    shares: list[Tensor] = []
     for number in numbers:
-        q = _turn(len(gram), ground.seed, number)
-        correlation.append(coordinates.in_basis(q, **given))
-        q = q if at.rank == len(q) else _turn(at.rank, ground.seed, number)
-        shares.append(((told @ q) * q).sum(0).cumsum(0).numpy() / float(told.trace()))
-    columns = {share_of(epsilon): _first(shares, k) for epsilon, k in zip(EPSILONS, ks, strict=True)}
-    return {
-        "layer": np.full(len(numbers), layer, np.int16),
-        "basis": np.array(numbers, np.int32),
-        "correlation": np.array(correlation),
-    } | columns
+        q = torch.eye(len(crossed)) if number == OWN else rotation(len(crossed), ground.seed + number)
+        q = q.double()
+        into = basis(known.mean, known.covariance, q @ known.relevance @ q.T).into
+        each = ((into.T @ known.with_row) * (crossed @ into).T).sum(1)
+        shares.append(torch.nn.functional.pad(each.cumsum(0) / each.sum(), (1, 0)))
+    columns = {
+        share_of(epsilon): np.array([float(share[k]) for share in shares])
+        for epsilon, k in zip(EPSILONS, ks, strict=True)
+    }
+    constant = {"layer": np.full(len(numbers), layer, np.int16), "turn": np.array(numbers, np.int32)}
+    return constant | columns
 
 
-def _turn(d: int, seed: int, number: int) -> Tensor:
-    return torch.eye(d, dtype=torch.float64) if number == OWN else rotation(d, seed + number).double()
+def deviation(k: int, rank: int, uneven: float) -> float:
+    """Standard deviation of what a random part of k whitened coordinates tells, as a share of what all tell.
 
-
-def _first(shares: Sequence[Array], k: int) -> Array:
-    return np.array([share[k - 1] if k else 0.0 for share in shares])
+    For a uniformly random projection P onto k of r dimensions ``tr(PA) / tr(A)`` has mean k/r and variance
+    ``2 k (r - k) / (r^2 (r - 1) (r + 2)) (r tr(A^2) / tr(A)^2 - 1)``, from the moments of a coordinate's square, which
+    is Beta distributed.
+    """
+    if rank < 2:
+        return 0.0
+    return float(np.sqrt(2 * k * (rank - k) / (rank**2 * (rank - 1) * (rank + 2)) * uneven))
 
 
 def _crossed(ground: Ground) -> dict[int, Tensor]:

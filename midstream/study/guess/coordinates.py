@@ -69,7 +69,7 @@ def in_basis(q: Tensor, *, lost: Tensor, precision: Tensor, gram: Tensor, covari
     """
 
     def along(matrix: Tensor) -> Array:
-        return ((matrix @ q) * q).sum(0).numpy()
+        return ((matrix @ q) * q).sum(0).double().numpy()
 
     variance = along(covariance)
     return partial(along(lost) / along(precision), np.sqrt(along(gram) * variance), variance)

@@ -39,12 +39,17 @@ def spread(random: Array) -> str:
     return f"{random.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
+def extent(random: Array) -> str:
+    """Mean and range."""
+    return f"{random.mean():.3f} ({random.min():.3f} to {random.max():.3f})"
+
+
 def divided(panel: Panel, found: Cuts) -> Section:
     """What the guess's part tells of the input, by layer."""
     at = list(found)
     cut = {layer: found[layer][PRIMARY] for layer in at}
     shares = panel.curve([panel.share(layer, cut[layer].k) for layer in at])
-    varied = panel.curve([panel.share(layer, cut[layer].k, order="variance") for layer in at])
+    varied = [panel.estimate(panel.share(layer, cut[layer].k, order="variance")) for layer in at]
     rows = tuple(
         (
             str(layer),
@@ -53,7 +58,8 @@ def divided(panel: Panel, found: Cuts) -> Section:
             shown(panel.estimate(panel.told_at(layer, slice(0, cut[layer].k))), 3),
             shown(panel.estimate(panel.told_at(layer, slice(cut[layer].k, None))), 3),
             shown(share, 3),
-            spread(panel.random_shares(layer, PRIMARY)),
+            "{:.3f} ± {:.3f}".format(*panel.random_share(layer, cut[layer])),
+            extent(panel.turned_shares(layer, PRIMARY)),
             f"{other.value:.3f}",
         )
         for layer, share, other in zip(at, shares, varied, strict=True)
@@ -65,14 +71,15 @@ def divided(panel: Panel, found: Cuts) -> Section:
         "decoder of the token's input row, fitted on other works, serves both; what it explains is the sum of what "
         f"either part explains (to rounding). {first.documents} documents, {counted(first)}; positions from {FIRST} "
         "on, sinks left out.",
-        "A part of k coordinates chosen blindly would tell k of all d (random: mean and middle 95 % of random "
-        "parts). By variance: the first k principal components, for what any choice of large directions would give. "
-        "What both S and the rest would tell counts for S.",
+        "A part of k coordinates chosen blindly would tell k of all d (random: mean ± standard deviation). Turned: S "
+        "of an output that looks at the stream as unevenly, turned at random (mean and range). By variance: the "
+        "first k principal components. Both say what large directions tell, whatever the output is. What both S and "
+        "the rest would tell counts for S.",
     )
-    heading = ("layer", "k", "R² of the whole", "of S", "beside S", "share of S", "random", "by variance")
+    heading = ("layer", "k", "R² of the whole", "of S", "beside S", "share of S", "random", "turned", "by variance")
     lines = (
         line("guess, S", at, shares),
-        line("by variance", at, varied, "control"),
+        bare("outputs turned at random", at, [float(panel.turned_shares(layer, PRIMARY).mean()) for layer in at]),
         bare("chance, k/d", at, [cut[layer].chance for layer in at]),
     )
     chart = Chart(
@@ -81,7 +88,8 @@ def divided(panel: Panel, found: Cuts) -> Section:
         "layer",
         "share of the explained",
         lines,
-        f"Above chance the input goes through the guess, below it lies beside. {BAND}",
+        "Above chance the input goes through the guess, below it lies beside; above outputs turned at random it is "
+        f"this guess that tells it. {BAND}",
     )
     return Section("Through the guess, or beside it", text, Grid(heading, rows), chart)
 

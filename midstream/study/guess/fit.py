@@ -51,6 +51,16 @@ class Fit:
         return basis(self.mean, self.covariance, None)
 
     @cached_property
+    def decoded(self) -> Tensor:
+        """The input row of each coordinate by relevance, least squares: ``[r, d]``."""
+        return self.relevant.into.T @ self.with_row
+
+    @cached_property
+    def components(self) -> Tensor:
+        """That of each coordinate by variance: ``[r, d]``."""
+        return self.varied.into.T @ self.with_row
+
+    @cached_property
     def precision(self) -> Tensor:
         """The covariance's inverse; NaN where it has none, since nothing can be dropped and made up for there."""
         into = self.varied.into
@@ -60,8 +70,7 @@ class Fit:
     @cached_property
     def weights(self) -> Tensor:
         """Least squares of the input row on the stream: ``[d, d]``, rows are coordinates of the stream."""
-        into = self.varied.into
-        return into @ (into.T @ self.with_row)
+        return self.varied.into @ self.components
 
 
 @dataclass(eq=False)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from midstream.record import Array
-from midstream.study.guess.basis import Basis
 from midstream.study.guess.fit import Fit, batches, fit
 from midstream.study.guess.search import Asked, bisected
-from midstream.study.guess.setting import EPSILONS, SIZES, layers
+from midstream.study.guess.setting import EPSILONS, SIZES, THIN, layers
 from midstream.study.guess.streams import Streams, kl, streams, target
 from midstream.study.refit import QUARTERS
 from midstream.study.study import Columns, Ground, Text
@@ -53,7 +52,8 @@ def _streamed(ground: Ground, texts: Sequence[Text]) -> tuple[Array, dict[int, T
     if "choosing" not in ground.keep:
         seen = [streams(ground, members) for members in batches(texts, SIZES[ground.size].batch)]
         document = np.concatenate([one.document for one in seen])
-        ground.keep["choosing"] = document, {at: torch.cat([one.h[at] for one in seen]) for at in seen[0].h}
+        every = {at: torch.cat([one.h[at] for one in seen])[::THIN] for at in seen[0].h}
+        ground.keep["choosing"] = document[::THIN], every
     return ground.keep["choosing"]
 
 
@@ -95,8 +95,8 @@ def _told(seen: Streams, layer: int, known: Fit, prediction: tuple[Tensor, Tenso
     z, into = prediction
     held = x * (z @ (known.with_last @ into).T) / known.covariance.diagonal()
     return {
-        "relevance": _explained(known, known.relevant, seen, layer, d),
-        "variance": _explained(known, known.varied, seen, layer, d),
+        "relevance": _explained(x @ known.relevant.into, y @ known.decoded.T, d),
+        "variance": _explained(x @ known.varied.into, y @ known.components.T, d),
         "square": y.square(),
         "lost": lost,
         "held": held,
@@ -104,10 +104,9 @@ def _told(seen: Streams, layer: int, known: Fit, prediction: tuple[Tensor, Tenso
     }
 
 
-def _explained(known: Fit, at: Basis, seen: Streams, layer: int, d: int) -> Tensor:
-    """``(y - mean) . (z_j C_j)`` of each coordinate j, 0 beyond the rank: ``[n, d]``."""
-    found = at.coordinates(seen.h[layer]) * ((seen.row - known.row_mean) @ (at.into.T @ known.with_row).T)
-    return torch.nn.functional.pad(found, (0, d - at.rank))
+def _explained(z: Tensor, y: Tensor, d: int) -> Tensor:
+    """``z_j (y . C_j)`` of each coordinate j, 0 beyond the rank: ``[n, d]``."""
+    return torch.nn.functional.pad(z * y, (0, d - z.shape[1]))
 
 
 def _spread(document: Array, values: dict[str, Tensor], layer: int, without: int) -> dict[str, Array]:

@@ -16,6 +16,9 @@ EPSILONS = (0.01, 0.03, 0.1, 0.3)
 PRIMARY = 0.03
 """The one that the claims are decided at."""
 
+THIN = 2
+"""One position in so many of the texts that choose is read from parts of the stream: neighbours resemble each other."""
+
 DECILE = 10
 """One coordinate in so many is among those that the output weights least."""
 
@@ -29,7 +32,7 @@ class Size:
         windows: cut out of each document to fit on, at most, each read from its own start.
         positions: of these that say what the output looks at, about.
         draws: tokens drawn at each from what is read there.
-        bases: random ones.
+        bases: random ones; turns: outputs turned at random.
     """
 
     batch: int
@@ -37,12 +40,13 @@ class Size:
     positions: int
     draws: int
     bases: int
+    turns: int
 
 
 SIZES = {
-    "quick": Size(batch=8, windows=4, positions=768, draws=4, bases=20),
-    "default": Size(batch=8, windows=2, positions=4096, draws=8, bases=200),
-    "large": Size(batch=8, windows=4, positions=16384, draws=8, bases=1000),
+    "quick": Size(batch=8, windows=4, positions=768, draws=4, bases=20, turns=4),
+    "default": Size(batch=8, windows=2, positions=4096, draws=8, bases=200, turns=12),
+    "large": Size(batch=8, windows=4, positions=16384, draws=8, bases=1000, turns=50),
 }
 
 

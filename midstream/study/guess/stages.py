@@ -13,14 +13,21 @@ from midstream.lens.fit.least_squares import FIT_RATIO
 from midstream.study.displace import rotation
 from midstream.study.guess import coordinates, measure, reading
 from midstream.study.guess.analysis import cuts
-from midstream.study.guess.chance import in_bases
+from midstream.study.guess.chance import OWN, in_bases, turned
 from midstream.study.guess.fit import batches, fit, windows
-from midstream.study.guess.setting import EPSILONS, FIRST, PRIMARY, SIZES, layers
-from midstream.study.guess.streams import streams, target
+from midstream.study.guess.setting import EPSILONS, FIRST, PRIMARY, SIZES, THIN, layers
+from midstream.study.guess.streams import kl, streams, target
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
 
 FEWEST = 4
 """Blocks without which half depth, three quarters and the last but one are not three places."""
+
+
+BASES = 50
+"""Random bases in a unit."""
+
+ASKED = 28
+"""Reads of a layer that the search for the smallest k takes, as counted on the default model."""
 
 
 def check(ground: Ground) -> None:
@@ -74,7 +81,16 @@ def _measure_told(ground: Ground, unit: Unit) -> Columns:
     return measure.told(ground, *unit.what)
 
 
-def _chance(ground: Ground, records: Records) -> list[Unit]:
+def _chance(ground: Ground, _records: Records) -> list[Unit]:
+    bases = SIZES[ground.size].bases
+    return [Unit(f"bases-{start:04d}", range(start, min(start + BASES, bases))) for start in range(OWN, bases, BASES)]
+
+
+def _measure_chance(ground: Ground, unit: Unit) -> Columns:
+    return in_bases(ground, unit.what)
+
+
+def _turned(ground: Ground, records: Records) -> list[Unit]:
     found = cuts(records)
     return [
         Unit(f"layer-{layer:03d}", (layer, [found[layer][epsilon].k for epsilon in EPSILONS]))
@@ -82,8 +98,8 @@ def _chance(ground: Ground, records: Records) -> list[Unit]:
     ]
 
 
-def _measure_chance(ground: Ground, unit: Unit) -> Columns:
-    return in_bases(ground, *unit.what)
+def _measure_turned(ground: Ground, unit: Unit) -> Columns:
+    return turned(ground, *unit.what)
 
 
 def _read(ground: Ground, records: Records) -> list[Unit]:
@@ -106,6 +122,7 @@ MAIN = (
     Stage("choose", _choose, _measure_choose),
     Stage("told", _told, _measure_told),
     Stage("chance", _chance, _measure_chance),
+    Stage("turned", _turned, _measure_turned),
     Stage("read", _read, _measure_read),
 )
 
@@ -117,7 +134,7 @@ def cost(ground: Ground) -> Cost:
     length = len(confirm[0].ids)
     again = one_a_work(confirm)
     forwards = sum(map(len, windows(ground))) + len(tune) + 2 * len(confirm) + len(again)
-    asked = ASKED * len(tune) * (length - FIRST)
+    asked = ASKED * len(tune) * (length - FIRST) // THIN
     alone = 2 * len(reading.PARTS) * len(again) * (length - FIRST)
     reads = len(at.all) * (2 * size.positions + asked) + len(at.shown) * alone
     passing, readout = _trial(ground, confirm[: size.batch])
@@ -125,18 +142,16 @@ def cost(ground: Ground) -> Cost:
     return Cost(forwards, int(forwards * length), int(reads), forwards * passing + reads * readout + products)
 
 
-ASKED = 28
-"""Reads of a layer that the search for the smallest k takes, as counted on the default model."""
-
-
 def _trial(ground: Ground, texts: Sequence[Text]) -> tuple[float, float]:
     """Seconds that a text's pass takes, and one position's reading, the second time that a batch of texts is run."""
     last, times = layers(ground).last, (0.0, 0.0)
+    h = streams(ground, texts).h[last]
+    final = target(ground, last, h)
     for _ in range(2):
         start = time.perf_counter()
         seen = streams(ground, texts)
         middle = time.perf_counter()
-        target(ground, last, seen.h[last])
+        kl(ground, last, seen.h[last], final)
         times = (middle - start) / len(texts), (time.perf_counter() - middle) / len(seen.row)
     return times
 
