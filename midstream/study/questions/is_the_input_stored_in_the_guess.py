@@ -25,7 +25,7 @@ THROUGH = Claim(
     side="above",
     threshold=0.0,
     matters=0.05,
-    spread=0.02,
+    spread=0.025,
 )
 
 TURNED = Claim(
@@ -50,7 +50,7 @@ LEANS = Claim(
     side="below",
     threshold=0.0,
     matters=0.1,
-    spread=0.1,
+    spread=0.165,
 )
 
 FILLED = Claim(
@@ -66,7 +66,18 @@ FILLED = Claim(
     spread=0.05,
 )
 
-PREDICTION = "Not yet written."
+PREDICTION = (
+    "Written on 2026-11-30, before any run on works that confirm; a quick pilot on works that only choose (12 of "
+    "them, windows of 64 tokens) had shown at three quarters of the depth a share 0.36 above k/d, 0.02 below that of "
+    "outputs turned at random, a rank correlation of −0.03 ± 0.14, and elements weighted least that gain 0.01 ± 0.05 "
+    "less on the final prediction than their control. So: through the guess, supported, by 0.2 to 0.5, less the "
+    "later the layer and the smaller ε, since k grows to nearly all coordinates; more than an output turned at "
+    "random, refuted, within 0.05 of it: large directions hold both. The literal test: not supported, within 0.15 of "
+    "random bases. Slotted in: refuted, although the elements weighted least, like all others, are foretold better "
+    "towards the end. A model of random weights is to give the same signs: its input stays in the stream, in large "
+    "directions, so its share too lies above k/d and within 0.05 of outputs turned at random, no basis element is "
+    "special, and nothing is slotted in beyond the control."
+)
 
 LINED_UP = (
     LinedUp(
