@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import midstream
 from midstream.errors import RequestError
+from midstream.model.load import load
 from midstream.study.guess import measure, stages
 from midstream.study.guess.analysis import Panel, cuts
 from midstream.study.guess.chance import OWN, deviation, share_of
@@ -16,7 +19,10 @@ from midstream.study.guess.fit import fit, windows
 from midstream.study.guess.setting import PRIMARY, layers
 from midstream.study.guess.streams import streams
 from midstream.study.questions import is_the_input_stored_in_the_guess as question
+from midstream.study.study import Need
+from tests.conftest import SENTENCES, tiny_tokenizer
 from tests.guess_world import LAST, READ, D, T, measured, planted, random_weights, texts
+from tests.tiny import tiny as tiny_module
 
 MAIN = question.STUDY.arms["main"]
 
@@ -233,3 +239,34 @@ def test_what_it_cannot_be_asked_of_is_refused(monkeypatch):
     ground.model.anatomy = replace(ground.model.anatomy, blocks=ground.model.anatomy.blocks[:3])
     with pytest.raises(RequestError, match="3 blocks"):
         stages.check(ground)
+
+
+@pytest.fixture
+def gpt2_folder(tmp_path):
+    """A GPT-2 of random weights as it lies on a disk."""
+    tokenizer = tiny_tokenizer()
+    folder = tmp_path / "gpt2"
+    tiny_module("gpt2", vocab_size=tokenizer.get_vocab_size()).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_it_runs_from_text_to_report_with_lenses_of_its_own_on_either_family(family, tmp_path, request, monkeypatch):
+    model = load(request.getfixturevalue("tiny_folder" if family == "llama" else "gpt2_folder"))
+    draw, words = np.random.default_rng(0), " ".join(SENTENCES).split()
+    documents = [
+        {"text": " ".join(draw.choice(words, 60)), "work": f"w{n}", "split": ("fit", "reserve", "eval")[n % 3]}
+        for n in range(90)
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    small = {"fit": Need(30, 120, whole=False), "tune": Need(6, 40), "confirm": Need(14, 40)}
+    monkeypatch.setitem(MAIN.needs, "quick", small)
+    report = midstream.run_study(model, question.STUDY.name, tmp_path / "corpus.jsonl", tmp_path / "out", size="quick")
+    assert [verdict.claim for verdict in report.verdicts] == list(question.STUDY.claims)
+    assert all(np.isfinite([verdict.estimate.low, verdict.estimate.high]).all() for verdict in report.verdicts)
+    text = (tmp_path / "out" / "report.md").read_text()
+    for name in ("Morris", "Carlini", "Finlayson", "Cancedda", "by definition"):
+        assert name in text
+    assert "nan" not in text
