@@ -83,7 +83,8 @@ def _measure_told(ground: Ground, unit: Unit) -> Columns:
 
 def _chance(ground: Ground, _records: Records) -> list[Unit]:
     bases = SIZES[ground.size].bases
-    return [Unit(f"bases-{start - OWN:04d}", range(start, min(start + BASES, bases))) for start in range(OWN, bases, BASES)]
+    starts = range(OWN, bases, BASES)
+    return [Unit(f"bases-{start - OWN:04d}", range(start, min(start + BASES, bases))) for start in starts]
 
 
 def _measure_chance(ground: Ground, unit: Unit) -> Columns:
