@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from midstream.study import fitting
 from midstream.study.guess import findings, stages
 from midstream.study.guess.analysis import Cut, Panel, beyond, cuts
 from midstream.study.guess.setting import PRIMARY
 from midstream.study.report import LinedUp, Report, shown
-from midstream.study.study import Arm, Ground, Need, Records, Study
+from midstream.study.study import Arm, Ground, Need, Records, Study, about_model, about_sets
 from midstream.study.verdict import Claim, Verdict, decide
 
 THROUGH = Claim(
@@ -181,20 +179,10 @@ def _answer(panel: Panel, found: Mapping[int, Mapping[float, Cut]], verdicts: tu
 
 
 def _about(ground: Ground, panel: Panel) -> tuple[str, ...]:
-    model = ground.model
-    special = model.tokenizer.encode("a").kinds[0] == "special"
-    first = "the tokenizer's own" if special else "of the text: none is added"
-    confirm = ground.texts["confirm"]
     return (
-        f"{model.name}, {model.anatomy.layers} blocks of width {model.anatomy.width}, {model.dtype}, input and output "
-        f"embedding: {model.anatomy.tied}; raw text without a chat template; the first token is {first}. "
-        + "; ".join(f"{name}: {value}" for name, value in model.fingerprint.circumstances.items()),
-        f"Windows of {len(confirm[0].ids)} tokens: "
-        + "; ".join(
-            f"{len(texts)} documents of {len(np.unique([text.work for text in texts]))} works to {name}"
-            for name, texts in ground.texts.items()
-        )
-        + ". No work is in two of these sets. The tuned lens is fitted on the first of them too.",
+        about_model(ground),
+        f"Windows of {len(ground.texts['confirm'][0].ids)} tokens: {about_sets(ground)} Input and output embedding are "
+        f"{ground.model.anatomy.tied}. The tuned lens is fitted on the first of them too.",
         "The guess at a layer is what the tuned lens reads there. Output relevance: the expected Fisher information of "
         "that reading, carried back through the final norm and the lens's map into the stream, from tokens drawn from "
         f"what is read. Layers: {', '.join(map(str, panel.layers.all))}.",
