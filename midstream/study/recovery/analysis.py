@@ -17,7 +17,7 @@ from midstream.study.recovery.plan import NOISY, OWN, SHARED, TABLE, Cell, depth
 from midstream.study.refit import QUARTERS
 from midstream.study.study import Columns, Ground, Records
 
-SHARE, NATS = "share of tokens", "nats"
+SHARE, NATS, R2 = "share of tokens", "nats", "of R²"
 
 DISTANCES, NORMS = 4, 2
 """Classes of the distance to the nearest row and of the row's norm, in which rare and frequent tokens are matched."""
@@ -53,9 +53,9 @@ class Panel:
         """Whether the token was the nearest row: 1, 0, NaN where not read."""
         return self.cells[cell]["right"].astype(np.float64)
 
-    def mean(self, values: Array, where: Array | None = None) -> Estimate:
+    def mean(self, values: Array, where: Array | None = None, weights: Array | None = None) -> Estimate:
         """The mean of values ``[n]`` over the places where they are defined, with its interval over works."""
-        sums, counts = self._sums(values, where)
+        sums, counts = self._sums(values, where, weights)
         return ratio(sums, counts, clusters=self.works, generator=self._draw(), unit=SHARE)
 
     def accuracy(self, cell: Cell, where: Array | None = None) -> Estimate:
@@ -100,21 +100,28 @@ class Panel:
             lambda refit: self.right(Cell(OWN, 0, self.blocks, refit)) - self.right(Cell(OWN, 0, early, refit))
         )
 
-    def ends(self) -> Estimate:
-        """What one map for all layers loses against a layer's own, at both ends less in the middle half."""
-        middle = [layer for layer in steps(self.blocks) if self.at(0.25) <= layer <= self.at(0.75)]
+    def early(self) -> Estimate:
+        """What one map for all layers loses against own ones, at an eighth of the depth less in the middle half."""
+        return self._lost(self.at(0.125))
+
+    def late(self) -> Estimate:
+        """The same at the last layer."""
+        return self._lost(self.blocks)
+
+    def _lost(self, layer: int) -> Estimate:
+        inside = [at for at in steps(self.blocks) if 0.25 <= at / self.blocks <= 0.75 and at != layer]
 
         def lost(layers: Sequence[int], refit: int) -> Array:
             each = [self.right(Cell(OWN, 0, at, refit)) - self.right(Cell(SHARED, 0, at, refit)) for at in layers]
             return np.mean(each, axis=0)
 
-        return self._again(lambda refit: lost((0, self.blocks), refit) - lost(middle, refit))
+        return self._again(lambda refit: lost([layer], refit) - lost(inside, refit))
 
     @cached_property
     def rare(self) -> tuple[Array, Array, float]:
         """Weights of rare places and of frequent ones, ``[n]`` each, and the share of the rare that have no partner.
 
-        Rare are the third of the places whose tokens come least in the fit texts, frequent the third that come most;
+        Rare are the third of the places whose tokens come least in the fit texts, frequent the third that come most,
         matched in classes of the distance to the nearest row and of the row's norm.
         """
         often = self.known["frequency"]
@@ -122,20 +129,47 @@ class Panel:
         strata = _classes(self.known["nearest"], DISTANCES) * NORMS + _classes(self.known["norm"], NORMS)
         return alike(often <= low, (often >= high) & (often > low), strata)
 
-    def kept(self, values: Array) -> Estimate:
-        """The mean of values ``[n]`` over rare places less that over frequent ones of alike rows."""
-        rare, frequent, _ = self.rare
-        pairs = [self._sums(values, weights=weights) for weights in (rare, frequent)]
-        sums, counts = (np.array(part) for part in zip(*pairs, strict=True))
-        return contrast(sums, counts, clusters=self.works, generator=self._draw(), unit=SHARE)
+    def rare_less_frequent(self, sums: Array, counts: Array, unit: str) -> Estimate:
+        """A ratio over rare places less the same over frequent ones of alike rows.
+
+        A frequency belongs to a type: the interval is that over works or that over types, whichever is wider.
+
+        Args:
+            sums, counts: ``[n]``, what the ratio is of; NaN at places that were not read.
+        """
+        there = ~np.isnan(sums) & ~np.isnan(counts)
+        labels = self.document, np.unique(self.known["token"], return_inverse=True)[1]
+        found: list[Estimate] = []
+        for label, clusters in zip(labels, (self.works, None), strict=True):
+            parts = [
+                [np.bincount(label[there], (weight * one)[there], minlength=label.max() + 1) for one in (sums, counts)]
+                for weight in self.rare[:2]
+            ]
+            both = np.array(parts).transpose(1, 0, 2)
+            names = np.arange(both.shape[2]) if clusters is None else clusters[: both.shape[2]]
+            found.append(contrast(*both, clusters=names, generator=self._draw(), unit=unit))
+        works, types = found
+        return replace(
+            works,
+            low=min(works.low, types.low),
+            high=max(works.high, types.high),
+            method=f"{works.method}; or over {types.clusters} types, whichever is wider",
+        )
+
+    def kept(self, cell: Cell) -> Estimate:
+        """How much more often rare tokens are found than frequent ones of alike rows."""
+        return self.rare_less_frequent(self.right(cell), np.ones(len(self.document)), SHARE)
+
+    def kept_by_r2(self, layer: int, refit: int = -1) -> Estimate:
+        """R² of rare tokens less that of frequent ones, own map, less the same of rows and noise of equal R²."""
+        own, other = self.cells[Cell(OWN, 0, layer, refit)], self.cells[Cell(NOISY, 0, layer)]
+        error = other["error"].astype(np.float64) - own["error"].astype(np.float64)
+        return self.rare_less_frequent(error, own["spread"].astype(np.float64), R2)
 
     def rarer(self) -> Estimate:
-        """``kept`` of the last layer, less the same of rows with noise that are predicted as well."""
-        noisy = self.right(Cell(NOISY, 0, self.blocks))
-        found = self.kept(self.right(Cell(OWN, 0, self.blocks)) - noisy)
-        return refitted(
-            found, [self.kept(self.right(Cell(OWN, 0, self.blocks, q)) - noisy).value for q in range(QUARTERS)]
-        )
+        """``kept_by_r2`` of the last layer."""
+        again = [self.kept_by_r2(self.blocks, quarter).value for quarter in range(QUARTERS)]
+        return refitted(self.kept_by_r2(self.blocks), again)
 
     def _again(self, values: Callable[[int], Array]) -> Estimate:
         """The mean of what all fit texts give, its interval widened by the refits."""

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from midstream.record import Estimate
+from midstream.record import Array, Estimate
 from midstream.study.recovery.analysis import Panel
 from midstream.study.recovery.plan import (
     FREQUENT,
     HELD,
     HELD_SHARE,
     LAGS,
+    LESS,
     NOISY,
     OTHER,
     OWN,
@@ -22,7 +23,7 @@ from midstream.study.recovery.plan import (
     steps,
 )
 from midstream.study.recovery.token import KINDS
-from midstream.study.report import Chart, Grid, Line, Section, counted
+from midstream.study.report import Chart, Grid, Line, Section, counted, shown
 
 LAYER, ACCURACY = "layer", "share of tokens that are the nearest row"
 
@@ -42,6 +43,11 @@ def points(estimate: Estimate) -> str:
         return "–"
     value = f"{100 * estimate.value:+.1f}"
     return value if np.isnan(estimate.low) else f"{value} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+
+
+def signed(estimate: Estimate) -> str:
+    """``+0.031 (+0.010 to +0.052)``."""
+    return shown(estimate, 3)
 
 
 def by_layer(panel: Panel) -> Section:
@@ -110,19 +116,17 @@ def earlier(panel: Panel) -> Section:
     rows: list[tuple[str, ...]] = []
     for layer in steps(panel.blocks):
         cells = [Cell(OWN, lag, layer) for lag in LAGS[1:]]
-        rows.append((str(layer), *(percent(panel.accuracy(cell)) for cell in cells)))
+        shared = percent(panel.accuracy(Cell(SHARED, 1, layer)))
+        rows.append((str(layer), *(percent(panel.accuracy(cell)) for cell in cells), shared))
     rows += [
-        (f"{name}, no stream", *(percent(panel.accuracy(Cell(name, lag, 0))) for lag in LAGS[1:]))
+        (f"{name}, no stream", *(percent(panel.accuracy(Cell(name, lag, 0))) for lag in LAGS[1:]), "–")
         for name in (TABLE, FREQUENT)
     ]
-    best = [(lag, *_best(panel, lag)) for lag in LAGS[1:]]
     text = (
         "The token j before the one read, by a map of its own for each layer and lag. At layer 0 the stream holds "
-        "the token read alone, so that layer 0 says what this token tells about those before it; what a later layer "
-        "adds has been moved there by attention. The table knows what most often came j before the token read.",
-        "Most over layer 0: "
-        + "; ".join(f"lag {lag} at layer {layer}, {points(gain)} percentage points" for lag, layer, gain in best)
-        + ". The layer is the one where the gain is largest on these works, so that its number is a little too good.",
+        "the token read alone, so that layer 0 says what a linear map makes of this token about those before it; the "
+        "table knows what most often came j before the token read. The nearest row to a prediction that is little "
+        "better than the mean row is a poor reader: R² and the calibrated gain, below, say more at the larger lags.",
     )
     lines = [
         _line(f"lag {lag}", at, panel.curve([Cell(OWN, lag, layer) for layer in at]), "main" if lag < 2 else "control")
@@ -137,14 +141,39 @@ def earlier(panel: Panel) -> Section:
         tuple(lines),
         "Lag j: the token j before the one read. Bands hold a whole curve at once in 95 % of samples of works.",
     )
-    return Section("Earlier tokens", text, Grid((LAYER, *(f"lag {lag}" for lag in LAGS[1:])), tuple(rows)), chart)
+    heading = (LAYER, *(f"lag {lag}" for lag in LAGS[1:]), "lag 1, one map for all")
+    return Section("Earlier tokens", text, Grid(heading, tuple(rows)), chart)
 
 
-def _best(panel: Panel, lag: int) -> tuple[int, Estimate]:
-    base = panel.right(Cell(OWN, lag, 0))
-    gains = {at: panel.mean(panel.right(Cell(OWN, lag, at)) - base) for at in panel.layers(OWN, lag)[1:]}
-    layer = max(gains, key=lambda at: gains[at].value)
-    return layer, gains[layer]
+def added(panel: Panel) -> Section:
+    """What the stream says of earlier tokens beyond the token read."""
+    layers = [at for at in _few(panel) if at > 0]
+    rows: list[tuple[str, ...]] = []
+    for layer in layers:
+        for lag in LAGS[1:]:
+            cell, base, table = Cell(OWN, lag, layer), Cell(OWN, lag, 0), Cell(TABLE, lag, 0)
+            own = panel.right(cell)
+            rows.append(
+                (
+                    f"{layer}, lag {lag}",
+                    points(panel.mean(own - panel.right(base))),
+                    points(panel.mean(own - panel.right(table))),
+                    _plain(panel.explained(cell), 3),
+                    _plain(panel.explained(base), 3),
+                    _plain(panel.gain(cell), 2),
+                    _plain(panel.gain(base), 2),
+                )
+            )
+    heading = (
+        "layer and lag",
+        "found, over layer 0, points",
+        "over the table, points",
+        "R²",
+        "R² at layer 0",
+        "gain, nats",
+        "gain at layer 0",
+    )
+    return Section("Earlier tokens, beyond what the token read tells", (), Grid(heading, tuple(rows)))
 
 
 def by_kind(panel: Panel) -> Section:
@@ -173,17 +202,16 @@ def unseen(panel: Panel) -> Section:
     rows = [
         (
             str(layer),
-            *(percent(panel.accuracy(Cell(reader, 0, layer), held)) for reader in (OWN, HELD)),
-            *(_plain(panel.explained(Cell(reader, 0, layer), held), 3) for reader in (OWN, HELD)),
+            *(percent(panel.accuracy(Cell(reader, 0, layer), held)) for reader in (LESS, HELD)),
+            *(_plain(panel.explained(Cell(reader, 0, layer), held), 3) for reader in (LESS, HELD)),
         )
         for layer in steps(panel.blocks)
     ]
     text = (
-        f"A fifth of the token types ({100 * HELD_SHARE:.0f} %) was kept out of another fit. At the places of these "
-        f"types, {int(held.sum()):,} of all, a map that never saw them is held against the layer's own. It was "
-        "fitted on less text, so that not all of the difference is the types'.",
+        f"At the places of a fifth of the token types ({100 * HELD_SHARE:.0f} %; {int(held.sum()):,} places): two "
+        "maps fitted on the same texts, fewer than the lens's, one with all types and one without these.",
     )
-    heading = (LAYER, "own map", "types not seen", "R², own map", "R², types not seen")
+    heading = (LAYER, "all types seen", "these not seen", "R², all types seen", "R², these not seen")
     return Section("Types that the fit has not seen", text, Grid(heading, tuple(rows)))
 
 
@@ -193,32 +221,44 @@ def rarer(panel: Panel) -> Section:
     rows = [
         (
             str(layer),
-            percent(panel.accuracy(Cell(OWN, 0, layer), rare > 0)),
-            *(_plain(panel.gain(Cell(OWN, 0, layer), weight > 0), 2) for weight in (rare, frequent)),
-            points(panel.kept(panel.right(Cell(OWN, 0, layer)))),
-            points(panel.kept(panel.right(Cell(NOISY, 0, layer)))),
-            points(panel.kept(panel.right(Cell(OWN, 0, layer)) - panel.right(Cell(NOISY, 0, layer)))),
+            *(percent(_weighed(panel, panel.right(Cell(OWN, 0, layer)), weight)) for weight in (rare, frequent)),
+            *(_plain(_weighed(panel, _gains(panel, layer), weight), 2) for weight in (rare, frequent)),
+            points(panel.kept(Cell(OWN, 0, layer))),
+            points(panel.kept(Cell(NOISY, 0, layer))),
+            signed(panel.kept_by_r2(layer)),
         )
         for layer in steps(panel.blocks)
     ]
+    types = [len(np.unique(panel.known["token"][weight > 0])) for weight in (rare, frequent)]
     text = (
         f"Rare: the third of the places whose tokens come least in the texts to fit on ({int((rare > 0).sum()):,} "
-        f"matched, {100 * alone:.0f} % without a partner); frequent: the third that come most "
-        f"({int((frequent > 0).sum()):,}). Matched by the distance to the nearest other row and the row's norm, "
-        "since a row that stands alone is found through more noise.",
-        "Control: the same reader on the token's own row and white noise, predicted as well by R² as the layer's map "
-        "does. It knows nothing of frequency but where rows lie; what is left over it is the model's doing.",
+        f"matched places of {types[0]:,} types; {100 * alone:.0f} % have no partner); frequent: the third that come "
+        f"most ({int((frequent > 0).sum()):,} of {types[1]:,} types). Matched by the distance to the nearest other "
+        "row and the row's norm, since a row that stands alone is found through more noise.",
+        "Control: the token's own row and white noise, from which the best linear map predicts the row as well, by "
+        "R² at the same places, as the layer's map does. Such a map too prefers frequent tokens. How often either is "
+        "found has a floor and a ceiling; R² has not, and decides: R² of rare less of frequent tokens, own map less "
+        "control.",
     )
     heading = (
         LAYER,
         "rare found",
-        "gain, rare",
+        "frequent found",
+        "gain, rare, nats",
         "gain, frequent",
-        "found, rare − frequent, points",
-        "the same, row and noise",
-        "difference",
+        "rare − frequent found, points",
+        "row and noise, points",
+        "by R², less row and noise",
     )
     return Section("Are rarer tokens kept better?", text, Grid(heading, tuple(rows)))
+
+
+def _weighed(panel: Panel, values: Array, weights: Array) -> Estimate:
+    return panel.mean(values, weights=weights)
+
+
+def _gains(panel: Panel, layer: int) -> Array:
+    return panel.cells[Cell(OWN, 0, layer)]["gain"].astype(np.float64)
 
 
 def ends(panel: Panel) -> Section:
@@ -242,7 +282,7 @@ def ends(panel: Panel) -> Section:
 
 def sections(panel: Panel) -> Iterable[Section]:
     """All of them, in order."""
-    return by_layer(panel), earlier(panel), ends(panel), by_kind(panel), unseen(panel), rarer(panel)
+    return by_layer(panel), earlier(panel), added(panel), ends(panel), by_kind(panel), unseen(panel), rarer(panel)
 
 
 def at_layers(panel: Panel, cells: Sequence[Cell]) -> str:

@@ -20,7 +20,7 @@ from midstream.study.recovery.plan import (
     FIRST,
     HELD,
     HELD_SHARE,
-    NOISY,
+    LESS,
     OTHER,
     OWN,
     SHARED,
@@ -37,6 +37,10 @@ ROW = "row"
 
 AVERAGED = 16
 """Texts to fit on whose mean stream lenses are taken apart about."""
+
+ENOUGH = 12
+"""Tokens for each dimension of the stream: a quarter of them is left out, an eighth chooses the ridge, a fifth has
+types that are not to be seen, and four are needed."""
 
 ALL: Key = ("stream", -1)
 """The key of a map for all layers together."""
@@ -57,21 +61,11 @@ class Reading:
     beta: float = 1.0
 
 
-def predicted(ground: Ground, cell: Cell, h: Tensor, rows: Tensor, draw: int) -> Reading:
-    """What a cell's map makes of the stream of its layer.
-
-    Args:
-        h: ``[n, d]`` float32, the stream.
-        rows: ``[n, d]`` float32, the rows of the tokens read, for the control that has no stream.
-        draw: number of that control's noise.
-    """
-    if cell.reader == NOISY:
-        return Reading(_noisy(ground, cell.layer, rows, draw))
-    if cell.refit >= 0:
-        found = refits(ground)[cell.refit + 1]
+def predicted(ground: Ground, cell: Cell, h: Tensor) -> Reading:
+    """What a cell's map makes of the stream of its layer, h ``[n, d]`` float32."""
+    if cell.refit >= 0 or cell.reader in (LESS, HELD):
+        found = disjoint(ground) if cell.reader == HELD else refits(ground)[cell.refit + 1]
         return Reading(found[ALL if cell.reader == SHARED else ("stream", cell.layer), ROW].transport(h))
-    if cell.reader == HELD:
-        return Reading(disjoint(ground)[("stream", cell.layer), ROW].transport(h))
     lens = ground.lenses[f"input:{cell.lag}{':shared' if cell.reader == SHARED else ''}"]
     layer = depth(ground.model.anatomy.layers, 0.5) if cell.reader == OTHER else cell.layer
     move, scale = lens.transports[layer], float(lens.about["fit"]["scale"][str(layer)])
@@ -98,9 +92,10 @@ def means(ground: Ground, lens: Lens) -> dict[int, Tensor]:
 
 
 def per_text(ground: Ground) -> int:
-    """Tokens of each text to fit on that the study's own maps are fitted on."""
+    """Tokens of each text to fit on that the study's own maps are fitted on: enough for a wide model's too."""
     lengths = [len(text.ids) for text in ground.texts["fit"]]
-    return min(share(lengths, SIZES[ground.size].refit), ground.model.context)
+    wanted = max(SIZES[ground.size].refit, ENOUGH * ground.model.anatomy.width)
+    return min(share(lengths, wanted), ground.model.context)
 
 
 def passes(ground: Ground, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
@@ -158,30 +153,48 @@ def spread(ground: Ground) -> tuple[Tensor, Tensor, Tensor]:
     return ground.keep["spread"]
 
 
-def _noisy(ground: Ground, layer: int, rows: Tensor, draw: int) -> Tensor:
-    """The best linear prediction of rows from themselves and white noise, as good by R² as the layer's own map.
+def noisy(ground: Ground, rows: Tensor, r2: float, draw: int) -> Tensor:
+    """The best linear prediction of rows ``[n, d]`` from themselves and white noise, of an R² at these very rows.
 
-    With variances λ and noise σ² it is ``mean + Q λ/(λ + σ²) Qᵀ (row - mean + noise)``, of R² ``Σ λ²/(λ+σ²) / Σ λ``.
-    NaN where the layer's map explains nothing.
+    With variances λ and noise σ² it is ``mean + Q λ/(λ + σ²) Qᵀ (row - mean + noise)``. NaN where no noise gives it.
+
+    Args:
+        r2: ``1 − Σ|row − predicted|² / Σ|row − mean|²``, that of the map it is held against.
+        draw: number of the noise.
     """
     mean, values, basis = spread(ground)
-    wanted = 1 - float(ground.lenses["input:0"].about["fit"]["fvu_held"][str(layer)])
-    noise = noise_of(values, wanted)
-    drawn = np.random.default_rng([ground.seed, layer, draw]).standard_normal(tuple(rows.shape)) * noise**0.5
-    shrunk = values / (values + noise).clamp(min=1e-300)
-    moved = (rows.double().cpu() - mean + torch.from_numpy(drawn)) @ basis
-    return (mean + (moved * shrunk) @ basis.T).float().to(rows.device)
+    a = (rows.double().cpu() - mean) @ basis
+    drawn = torch.from_numpy(np.random.default_rng([ground.seed, draw]).standard_normal(tuple(a.shape)))
+    noise = noise_of(a, drawn, values, r2)
+    return (mean + _shrunk(a, drawn, values, noise) @ basis.T).float().to(rows.device)
 
 
-def noise_of(values: Tensor, r2: float) -> float:
-    """The variance of white noise under which rows with variances λ ``[d]`` can be predicted with an R², by halving.
+def _shrunk(a: Tensor, drawn: Tensor, values: Tensor, noise: float) -> Tensor:
+    return (a + noise**0.5 * drawn) * (values / (values + noise).clamp(min=1e-300))
+
+
+def noise_of(a: Tensor, drawn: Tensor, values: Tensor, r2: float) -> float:
+    """The variance of white noise under which rows can be predicted with an R², by halving its logarithm.
 
     NaN for an R² that no noise gives.
+
+    Args:
+        a: ``[n, d]`` rows less their mean, along the directions in which they have variances ``values`` ``[d]``.
+        drawn: ``[n, d]`` normal.
     """
-    if not 0 < r2 <= 1:
+    whole = float(a.square().sum())
+    if not whole or not r2 <= 1:
         return math.nan
-    total, low, high = float(values.sum()), 0.0, 1e9 * float(values.max())
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float((values**2 / (values + middle)).sum()) / total > r2 else (low, middle)
+
+    def reached(noise: float) -> float:
+        return 1 - float((a - _shrunk(a, drawn, values, noise)).square().sum()) / whole
+
+    low, high = 1e-12 * float(values.max()), 1e6 * float(values.max())
+    if not reached(high) < r2:
+        return math.nan
+    if r2 >= reached(low):
+        return 0.0
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if reached(middle) > r2 else (low, middle)
     return low

@@ -17,12 +17,14 @@ from midstream.record import Array
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
 from midstream.study.recovery import token as known
-from midstream.study.recovery.maps import Reading, per_text, predicted, spread
+from midstream.study.recovery.maps import ENOUGH, Reading, noisy, per_text, predicted, spread
 from midstream.study.recovery.plan import (
     FIRST,
     FREQUENT,
     HELD_SHARE,
     LAGS,
+    NOISY,
+    OWN,
     REFITTED,
     SIZES,
     TABLE,
@@ -35,6 +37,9 @@ from midstream.study.recovery.plan import (
 )
 from midstream.study.refit import RIDGE
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
+
+FEWEST = 4
+"""Blocks below which a model has no middle."""
 
 
 class Seen(NamedTuple):
@@ -56,10 +61,20 @@ class Seen(NamedTuple):
 
 def check(ground: Ground) -> None:
     """Raise RequestError for a model or texts that the study cannot be asked of."""
-    if (works := len({text.work for text in ground.texts["fit"]})) < RIDGE:
+    model, fit = ground.model, ground.texts["fit"]
+    if model.anatomy.layers < FEWEST:
+        raise RequestError(f"{model.name} has {model.anatomy.layers} blocks: the study needs {FEWEST} or more.")
+    if (works := len({text.work for text in fit})) < RIDGE:
         raise RequestError(f"there are {works} works to fit maps on: expected {RIDGE} or more; give a larger corpus.")
-    if ground.model.context <= 2 * FIRST:
-        raise RequestError(f"{ground.model.name} reads {ground.model.context} tokens: expected more than {2 * FIRST}.")
+    if (tokens := sum(min(len(text.ids), per_text(ground)) for text in fit)) < ENOUGH * model.anatomy.width:
+        raise RequestError(
+            f"the texts to fit maps on have {tokens:,} tokens in windows of {model.context}: expected "
+            f"{ENOUGH * model.anatomy.width:,} or more, {ENOUGH} for each dimension of {model.name}. Give more text."
+        )
+    if not any(min(len(text.ids), model.context) > 2 * FIRST for text in ground.texts["confirm"]):
+        raise RequestError(
+            f"no text to confirm on has more than {2 * FIRST} tokens in {model.name}'s windows: expected longer ones."
+        )
 
 
 def seen(ground: Ground, texts: Sequence[Text], layers: Iterable[int]) -> Seen:
@@ -94,8 +109,8 @@ def places(ground: Ground, texts: Sequence[Text]) -> Columns:
     for text in texts:
         ids = text.ids[: ground.model.context]
         rows += [(text.number, i, ids[i], ids[i - 1]) for i in range(FIRST, len(ids))]
-    document, position, own, before = np.array(rows, np.int64).reshape(-1, 4).T
-    tokens = torch.from_numpy(own.copy())
+    document, position, own, before = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    tokens = torch.from_numpy(own)
     return {
         "document": document.astype(np.int32),
         "position": position.astype(np.int32),
@@ -115,16 +130,23 @@ def recovered(ground: Ground, texts: Sequence[Text], wanted: Sequence[Cell], gue
     rows = {lag: ground.model.anatomy.input_rows(at.tokens[lag].to(ground.model.device)) for lag in LAGS}
     mean = spread(ground)[0].float().to(ground.model.device)
     found: list[Mapping[str, Array]] = []
+    of_own: dict[int, float] = {}
     for cell in wanted:
-        reading = predicted(ground, cell, at.stream[cell.layer], rows[0], int(at.document[0]))
+        true = rows[cell.lag]
+        if cell.reader == NOISY:
+            draw = cell.layer + 4096 * texts[0].number
+            reading = Reading(noisy(ground, true, of_own.get(cell.layer, np.nan), draw))
+        else:
+            reading = predicted(ground, cell, at.stream[cell.layer])
         best = top1(reader, reading.row)
-        right = np.where(best < 0, np.nan, best == at.tokens[cell.lag]).astype(np.float32)
         columns: dict[str, Array] = {
-            "right": right,
-            "error": _square(rows[cell.lag] - reading.row),
-            "spread": _square(rows[cell.lag] - mean),
+            "right": np.where(best < 0, np.nan, best == at.tokens[cell.lag]).astype(np.float32),
+            "error": _square(true - reading.row),
+            "spread": _square(true - mean),
             "gain": _gain(ground, reading, at.tokens[cell.lag]),
         }
+        if cell == Cell(OWN, 0, cell.layer) and len(true):
+            of_own[cell.layer] = 1 - float(columns["error"].sum() / columns["spread"].sum())
         found.append(_named(cell, at, columns))
     if guesses:
         found += [_guessed(ground, at, name, lag) for name in (TABLE, FREQUENT) for lag in LAGS]

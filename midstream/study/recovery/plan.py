@@ -18,9 +18,12 @@ FIRST = 8
 LAGS = (0, 1, 2, 3, 4)
 """How far back the token lies that is read: lag j is that of the token at i - j, read at i."""
 
-OWN, SHARED, HELD, OTHER, NOISY = "own", "shared", "unseen types", "map of half depth", "row and noise"
-"""A map a layer; one map for all layers; a map a layer whose fit has not seen a fifth of the token types; the map of
-another layer; a map of the token's own row and noise instead of the stream, as good as the layer's own by R²."""
+OWN, SHARED, OTHER, NOISY = "own", "shared", "map of half depth", "row and noise"
+"""A map a layer; one map for all layers; the map of another layer; a map of the token's own row and noise instead of
+the stream, as good at the same places as the layer's own by R²."""
+
+LESS, HELD = "own, less text", "types not seen"
+"""A map a layer fitted on less text; the same without a fifth of the token types."""
 
 TABLE, FREQUENT = "back-off", "most frequent"
 """Guesses without the stream: what most often came after the two tokens before (lag 0), or so far before the token read
@@ -89,7 +92,7 @@ def cells(ground: Ground) -> list[Cell]:
     blocks = ground.model.anatomy.layers
     some, all_of = steps(blocks), steps(blocks) if ground.size == "quick" else every(blocks)
     found = [Cell(reader, lag, layer) for reader, lag in ((OWN, 0), (OWN, 1), (SHARED, 0)) for layer in all_of]
-    others = [(OWN, 2), (OWN, 3), (OWN, 4), (SHARED, 1), (HELD, 0), (OTHER, 0), (NOISY, 0)]
+    others = [(OWN, 2), (OWN, 3), (OWN, 4), (SHARED, 1), (OTHER, 0), (NOISY, 0), (LESS, 0), (HELD, 0)]
     return found + [Cell(reader, lag, layer) for reader, lag in others for layer in some]
 
 

@@ -17,7 +17,7 @@ from midstream.study.study import Ground
 
 KINDS = ("word start", "name", "continuation", "number", "punctuation", "other")
 
-ENDS = b".!?:\"'\n*"
+ENDS = ".!?:\"'“”‘’*=\n"
 """A word after one of these is capitalised for its place and is no name."""
 
 
@@ -30,18 +30,17 @@ def kind(before: bytes, own: bytes) -> str:
         return "punctuation"
     if not any(character.isalpha() for character in text):
         return "number"
-    joined = not own[:1].isspace() and before[-1:] and (before[-1:].isalnum() or before[-1] >= 0x80)
-    if joined:
+    last = before.decode("utf-8", errors="ignore")
+    if not own[:1].isspace() and last[-1:].isalnum():
         return "continuation"
-    ended = not before.strip() or before.rstrip(b" ")[-1:] in [bytes([mark]) for mark in ENDS]
-    named = text[0].isupper() and text not in ("I", "A") and not ended
-    return "name" if named else "word start"
+    ended = not last.strip() or last.rstrip(" ")[-1] in ENDS
+    return "name" if text[0].isupper() and text.split("'")[0] not in ("I", "A") and not ended else "word start"
 
 
 def kinds(tokenizer: Tokenizer, before: Sequence[int], own: Sequence[int]) -> Array:
     """``kind`` of each token: ids ``[n]`` each -> ``[n]`` texts."""
     of = tokenizer.token_bytes
-    return np.array([kind(of(a), of(b)) for a, b in zip(before, own, strict=True)])
+    return np.array([kind(of(a), of(b)) for a, b in zip(before, own, strict=True)], dtype=np.str_)
 
 
 def frequencies(ground: Ground) -> Array:
@@ -72,18 +71,18 @@ def table(ground: Ground, lag: int) -> BackOff:
     made = ground.keep.setdefault("tables", {})
     if lag not in made:
         size = ground.model.anatomy.vocabulary
-        counts = Counts.none(size)
-        for text in ground.texts["fit"]:
-            ids = torch.tensor(text.ids)
-            if len(ids) <= max(lag, 2):
-                continue
-            if lag:
-                seen = Counts.seen(size, torch.zeros_like(ids[lag:]), ids[lag:], ids[:-lag])
-            else:
-                seen = Counts.seen(size, ids[:-2], ids[1:-1], ids[2:])
-            counts = counts.merged(seen)
+        seen = [
+            _counts(size, torch.tensor(text.ids), lag) for text in ground.texts["fit"] if len(text.ids) > max(lag, 2)
+        ]
+        counts = Counts.none(size).merged(*seen)
         made[lag] = back_off(counts)
     return made[lag]
+
+
+def _counts(size: int, ids: Tensor, lag: int) -> Counts:
+    if lag:
+        return Counts.seen(size, torch.zeros_like(ids[lag:]), ids[lag:], ids[:-lag])
+    return Counts.seen(size, ids[:-2], ids[1:-1], ids[2:])
 
 
 def guess(ground: Ground, ids: Tensor, at: Tensor, lag: int) -> Tensor:
