@@ -99,4 +99,6 @@ def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progres
 
 def _planned(text: Text) -> PlannedDocument:
     ids = np.array(text.ids, np.int32)
-    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, text.work, held=False)
+    # texts come in the order of a hash of their work, and by the same hash all of the first ones would be held out
+    cluster = f"lens, {text.work}"
+    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, cluster, held=False)
