@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,14 +39,43 @@ def events(surprise: Array, types: Array, usable: Array, *, share: float = 0.1) 
     """
     threshold, median = (float(np.quantile(surprise[usable], q)) for q in (1 - share, 0.5))
     high, low = usable & (surprise > threshold), usable & (surprise < median)
-    size = int(types.max(initial=0)) + 1
-    number_high = np.bincount(types[high], minlength=size)
-    number_low = np.bincount(types[low], minlength=size)
+    one, other = weighted(high, low, types)
+    alone = 1 - one.sum() / high.sum() if high.any() else np.nan
+    return Events(one, other, float(alone), threshold, median)
+
+
+def weighted(high: Array, low: Array, keys: Array) -> tuple[Array, Array]:
+    """Weights that make two sets of positions alike in ``keys``: 1 for those of the first that have a partner.
+
+    Args:
+        high, low: ``[n, p]`` bool; keys: ``[n, p]`` whole numbers from 0, what partners share.
+
+    Returns two ``[n, p]`` float64; those of one key sum to the same in both.
+    """
+    size = int(keys.max(initial=0)) + 1
+    number_high, number_low = (np.bincount(keys[part], minlength=size) for part in (high, low))
     both = (number_high > 0) & (number_low > 0)
     weight = np.where(both, number_high / np.maximum(number_low, 1), 0.0)
-    kept = high & both[types]
-    alone = 1 - kept.sum() / high.sum() if high.any() else np.nan
-    return Events(kept.astype(float), np.where(low, weight[types], 0.0), float(alone), threshold, median)
+    return (high & both[keys]).astype(float), np.where(low, weight[keys], 0.0)
+
+
+def thinned(found: Events, types: Array, most: int, generator: np.random.Generator) -> Events:
+    """At most so many of the surprises, and of each type no more unsurprising partners than it has surprises.
+
+    For what is too costly to be measured everywhere; types still weigh the same on both sides.
+    """
+    order = generator.permutation(found.high.size).reshape(found.high.shape)  # who is taken first
+    high = found.high > 0
+    if high.sum() > most:
+        high &= order < np.sort(order[high])[most]
+    taken = np.bincount(types[high], minlength=int(types.max(initial=0)) + 1)
+    low = np.zeros_like(high)
+    at = np.argwhere((found.low > 0) & (taken[types] > 0))
+    for row, column in at[np.argsort(order[tuple(at.T)])]:
+        if taken[types[row, column]] > 0:
+            taken[types[row, column]] -= 1
+            low[row, column] = True
+    return replace(found, **dict(zip(("high", "low"), weighted(high, low, types), strict=True)))
 
 
 def following(values: Array, span: int, usable: Array | None = None) -> Array:
