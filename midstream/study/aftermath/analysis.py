@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -185,8 +184,3 @@ def _within(values: Array, groups: Sequence[Array]) -> Array:
         if not len(found) or np.abs(found - before).max() < 1e-9:
             break
     return found
-
-
-def counted(estimate: Estimate, tokens: int) -> Estimate:
-    """An estimate whose counts are weights or squares, with the number of positions it is of."""
-    return replace(estimate, tokens=tokens)

@@ -126,51 +126,77 @@ def _share(panel: Panel, name: str) -> float:
     return float((left**2).sum() / (whole**2).sum())
 
 
+READINGS = {
+    "token": ("token_rank", "The token itself at i + 1", "share where it is the nearest input row"),
+    "previous": ("previous_rank", "The token before it at i + 1", "share where it is the nearest input row"),
+    "guess": ("guess_rank", "The true token at i", "mean log2 of its rank, tuned lens"),
+    "attention": ("attn_out", "What attention adds at i + 1", "length over that of the stream before"),
+    "mlp": ("mlp_out", "What the MLP adds at i + 1", "length over that of the stream before"),
+}
+"""Name -> column of what was read at chosen positions, what it is of, and what is shown of it."""
+
+
 def kept(ground: Ground, records: Records) -> list[Section]:
     """The token, the token before it and the blocks' writes at i + 1, and the true token at i."""
-    panel = Panel.of(ground, records, "confirm")
-    weights = Weights.of(panel, panel.deep)
-    asked = {
-        "token": ("token_rank", "The token itself at i + 1", "share where it is the nearest input row", True),
-        "previous": ("previous_rank", "The token before it at i + 1", "share where it is the nearest input row", True),
-        "guess": ("guess_rank", "The true token at i", "mean log2 rank under the tuned lens", False),
-        "attention": ("attn_out", "What attention adds at i + 1", "length, share of the stream's", None),
-        "mlp": ("mlp_out", "What the MLP adds at i + 1", "length, share of the stream's", None),
-    }
     sections: list[Section] = []
-    for name, (column, title, y, ranked) in asked.items():
-        places = layers(ground) if ranked is not None else layers(ground)[1:]
-        raw = [placed(panel, records["confirm-deep"], column, layer=layer) for layer in places]
-        values = raw if ranked is None else [_ranked(one, ranked) for one in raw]
-        if all(np.isnan(one).all() for one in values):
-            continue
-        sections.append(_two_sides((name, title, y), places, values, weights, panel))
+    for name, (column, _, _) in READINGS.items():
+        places = layers(ground)[1:] if name in ("attention", "mlp") else layers(ground)
+        found = {own: [_read(ground, records, own, column, layer) for layer in places] for own in SETS}
+        if not all(np.isnan(one).all() for one in found["confirm"]):  # a family may not tell its writes apart
+            sections.append(_two_sides(ground, records, name, places, found))
     return sections
 
 
-def _ranked(rank: Array, first: bool) -> Array:
-    return np.where(np.isnan(rank), np.nan, rank == 1) if first else np.log2(rank)
+def _read(ground: Ground, records: Records, own: str, column: str, layer: int) -> Array:
+    values = placed(Panel.of(ground, records, own), records[f"{own}-deep"], column, layer=layer)
+    if column == "guess_rank":
+        return np.log2(values)
+    return np.where(np.isnan(values), np.nan, values == 1) if column.endswith("rank") else values
 
 
 def _two_sides(
-    names: tuple[str, str, str], places: Sequence[int], values: Sequence[Array], weights: Weights, panel: Panel
+    ground: Ground, records: Records, name: str, places: Sequence[int], found: dict[str, list[Array]]
 ) -> Section:
-    name, title, y = names
+    _, title, y = READINGS[name]
+    panels = {own: Panel.of(ground, records, own) for own in SETS}
+    panel, weights = panels["confirm"], Weights.of(panels["confirm"], panels["confirm"].deep)
+    every = {
+        own: [analysis.arms(one, Weights.of(panels[own], panels[own].deep), panel.seed, "1") for one in values]
+        for own, values in found.items()
+    }
     rows = [
-        (str(layer), *(shown(one, 3) for one in analysis.arms(value, weights, panel.seed, "1")))
-        for layer, value in zip(places, values, strict=True)
+        (str(layer), *(shown(one, 3) for one in text), shown(chance.difference, 3))
+        for layer, text, chance in zip(places, every["confirm"], every[OWN], strict=True)
     ]
     lines = tuple(
-        _line(label, places, _level(values, weights._replace(low=side), panel), role)
+        _line(label, places, _level(found["confirm"], weights._replace(low=side), panel), role)
         for label, side, role in (("surprising", weights.high, "main"), ("matched", weights.low, "control"))
     )
-    caption = "The same types on both sides. Bands hold a whole curve at once in 95 % of samples of works."
     return Section(
         title,
-        (_pairs(panel, panel.deep),) if name == "token" else (),
-        Grid(("layer", "surprising", "matched", "difference"), tuple(rows)),
-        Chart(f"kept-{name}", f"{title}: {y}", "layer", y, lines, caption),
+        (f"{y[0].upper()}{y[1:]}, by layer.", *((_pairs(panel, panel.deep),) if name == "token" else ())),
+        Grid(("layer", "surprising", "matched", "difference", f"difference, {SETS[OWN]}"), tuple(rows)),
+        Chart(
+            f"kept-{name}",
+            title,
+            "layer",
+            y,
+            lines,
+            "The same types on both sides. Bands hold a whole curve at once in 95 % of samples of works.",
+        ),
     )
+
+
+def late_writes(ground: Ground, records: Records) -> str:
+    """How much the last block adds at i + 1, in a sentence."""
+    last, panel = ground.model.anatomy.layers, Panel.of(ground, records, "confirm")
+    parts: list[str] = []
+    for name in ("attention", "mlp"):
+        values = _read(ground, records, "confirm", READINGS[name][0], last)
+        if not np.isnan(values).all():
+            high, low, _ = analysis.arms(values, Weights.of(panel, panel.deep), panel.seed, "1")
+            parts.append(f"{name} {high.value:.2f} after a surprise, {low.value:.2f} else")
+    return f"What the last block adds, as a share of the stream's length: {'; '.join(parts) or 'not told apart'}."
 
 
 def _level(values: Sequence[Array], weights: Weights, panel: Panel) -> list[Estimate]:
@@ -191,7 +217,6 @@ def plasma(ground: Ground, records: Records) -> list[Section]:
             three = analysis.arms(-panel.surprise, Weights.again(panel, part), panel.seed, NATS)
             rows.append((name, label, f"{part.second.sum():.0f}", *(shown(one, 2) for one in three)))
         rows.append((name, "a nat of surprise at the first", "", "", "", shown(analysis.slope(panel, found), 3)))
-    panel = Panel.of(ground, records, "confirm")
     text = (
         f"Types that make up at most {100 * RARE:g} % of the fit documents' tokens, where they come a second time, "
         f"{GAP} tokens or more after the first, against types of the same frequency class, with or without a space "
@@ -201,8 +226,11 @@ def plasma(ground: Ground, records: Records) -> list[Section]:
     heading = ("in", "which", "how many", "log p, second time", "log p, new ones", "difference, nats")
     return [
         Section("A rare token that comes again", text, Grid(heading, tuple(rows))),
-        _plasma_by_layer(ground, records, panel),
+        _plasma_by_layer(ground, records),
     ]
+
+
+MISSED = "badly missed at first"
 
 
 def parts(found: Repeats) -> dict[str, Repeats]:
@@ -210,29 +238,26 @@ def parts(found: Repeats) -> dict[str, Repeats]:
     again = found.second > 0
     return {
         "all": found,
-        "badly missed at first": found.of(found.missed),
+        MISSED: found.of(found.missed),
         "less so": found.of(again & ~found.missed),
     }
 
 
-def _plasma_by_layer(ground: Ground, records: Records, panel: Panel) -> Section:
-    found, places = repeats_read(ground, panel), layers(ground)
-    values = [placed(panel, records["confirm-deep"], "guess_logprob", layer=layer) for layer in places]
+def _plasma_by_layer(ground: Ground, records: Records) -> Section:
     lines: list[Line] = []
     said: list[str] = []
-    for label, part in parts(found).items():
-        if label != "all":
+    for own, name in SETS.items():
+        panel, places = Panel.of(ground, records, own), layers(ground)
+        values = [placed(panel, records[f"{own}-deep"], "guess_logprob", layer=layer) for layer in places]
+        for label, part in list(parts(repeats_read(ground, panel)).items())[1:]:
             curve = analysis.curve(values, Weights.again(panel, part), panel.seed, NATS)
-            lines.append(_line(label, places, curve, "main" if not lines else "control"))
             first = next((layer for layer, one in zip(places, curve, strict=True) if one.low > 0), None)
-            said.append(f"{label}: {'at none' if first is None else f'from layer {first}'}")
+            said.append(f"{label}, {name}: {'none' if first is None else first}")
+            if own == "confirm" or label == MISSED:
+                lines.append(_line(f"{label}, {name}", places, curve, "control" if lines else "main"))
     return Section(
         "At which layer it comes back",
-        (
-            "The same comparison under the tuned lens, by layer. The first layer whose band lies above 0, "
-            + "; ".join(said)
-            + ".",
-        ),
+        (f"The same comparison under the tuned lens. The first layer whose band lies above 0: {'; '.join(said)}.",),
         None,
         Chart(
             "back",

@@ -46,7 +46,8 @@ class Repeats:
     @property
     def missed(self) -> Array:
         """Which second occurrences were in the upper half of surprise when they came first, ``[n, p]`` bool."""
-        return (self.second > 0) & (self.first > np.nanmedian(self.first[self.second > 0]))
+        again = self.second > 0
+        return again & (self.first > np.median(self.first[again])) if again.any() else again
 
 
 def repeats(ground: Ground, panel: Panel) -> Repeats:

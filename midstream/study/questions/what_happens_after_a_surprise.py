@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from midstream.record import Estimate
-from midstream.study.aftermath import analysis, findings, measure, stages
+from midstream.study.aftermath import analysis, findings, measure, probe, stages
 from midstream.study.aftermath.analysis import NATS, Weights
-from midstream.study.aftermath.condition import READ, decided, layers
+from midstream.study.aftermath.condition import FIRST, PROMPT, READ, SIZES, decided, layers
 from midstream.study.aftermath.panel import OWN, Panel
 from midstream.study.aftermath.repeats import repeats
 from midstream.study.fitting import FIT, lenses
@@ -62,7 +63,33 @@ BACK = Claim(
 
 PREDICTION = "…"
 
-LINED_UP = (LinedUp("…", "…", "", "…"),)
+LINED_UP = (
+    LinedUp(
+        "Stages of inference (Lad et al. 2024)",
+        "Early layers turn tokens into features, middle ones work on them, late ones settle the prediction and "
+        "drop what "
+        "does not serve it; most single layers can be left out.",
+        "",
+        "There layers are deleted for all positions; here one position's keys and values are hidden from later ones, "
+        "from a layer on, and its stream is read.",
+    ),
+    LinedUp(
+        "Residual connections encourage iterative inference (Jastrzębski et al. 2018)",
+        "Late blocks refine what is there: what they add lies along the loss's negative gradient, and is small.",
+        "",
+        "There image classifiers, whose loss is at the same place; here a token's own loss is one position before the "
+        "place where the token is read, so what is refined at i + 1 is another prediction.",
+    ),
+    LinedUp(
+        "In-context learning and induction heads (Olsson et al. 2022)",
+        "Heads that find an earlier occurrence and copy what followed make a repeated token likely; loss late in "
+        "a text "
+        "is lower than early on.",
+        "",
+        "There repeated random sequences and whole texts; here rare tokens of ordinary text, against tokens as rare in "
+        "the same part of a text, by how badly they were missed at first.",
+    ),
+)
 
 
 def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
@@ -86,7 +113,7 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
         about=_about(ground),
         verdicts=verdicts,
         sections=sections,
-        lined_up=LINED_UP,
+        lined_up=_lined_up(ground, main, verdicts),
         notes=NOTES,
     )
 
@@ -109,15 +136,80 @@ def _estimates(ground: Ground, main: Records) -> tuple[Estimate, ...]:
 
 
 def _answer(verdicts: tuple[Verdict, ...]) -> str:
-    first = verdicts[0]
-    return f"{first.found} {shown(first.estimate)}"
+    """The primary claim first, since the verdict beside it is its."""
+    reads, _, copy, back = verdicts
+    more = {
+        "supported": "Later positions read a token's position more where it was a surprise than where it was not",
+        "refuted": f"Later positions do not read a token's position more, by {READS.matters:g} nats a token, "
+        "where it was "
+        "a surprise",
+        "undecided": "Whether later positions read a token's position more where it was a surprise is not decided",
+    }[reads.found]
+    written = {
+        "supported": "the stream there says how surprising it was",
+        "refuted": "the stream there does not say how surprising it was",
+        "undecided": "whether the stream there says how surprising it was is not decided",
+    }[copy.found]
+    again = {
+        "supported": "a rare token that was badly missed is expected when it comes again",
+        "refuted": "a rare token that was badly missed is no likelier when it comes again",
+        "undecided": "whether a rare token that was badly missed is likelier when it comes again is not decided",
+    }[back.found]
+    return (
+        f"{more}: {shown(reads.estimate)} nats a token; {written} (R² gain {shown(copy.estimate, 3)}); and {again} "
+        f"({shown(back.estimate, 2)} nats)."
+    )
 
 
 def _about(ground: Ground) -> tuple[str, ...]:
-    return ("…",)
+    model, confirm = ground.model, ground.texts["confirm"]
+    special = model.tokenizer.encode("a").kinds[0] == "special"
+    first = "the tokenizer's own" if special else "of the text: none is added"
+    mapped, tokens = len(probe.cut(ground)), SIZES[ground.size].probe[1]
+    return (
+        f"{model.name}, {model.anatomy.layers} blocks of width {model.anatomy.width}, {model.dtype}, raw text without "
+        f"a chat template; the first token is {first}. "
+        + "; ".join(f"{name}: {value}" for name, value in model.fingerprint.circumstances.items()),
+        f"The first {len(confirm[0].ids)} tokens of each document: "
+        + "; ".join(
+            f"{len(ground.texts[name])} documents of {len({text.work for text in ground.texts[name]})} works to {name}"
+            for name in ("tune", "confirm")
+        )
+        + f"; {len(ground.texts['fit'])} documents to fit lenses and to count tokens, {mapped} of them, {tokens} tokens "
+        "each, for the maps to the surprise. No work is in two of these sets.",
+        "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position "
+        "i + 1. A token is held against the same token where it was no surprise.",
+        f"Null: the model's own samples, temperature 1, which continue the first {PROMPT} tokens of each document "
+        "to its "
+        "length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be mended. "
+        "They count for the work of the document. The first "
+        f"{FIRST} positions of any text are in no number, nor are attention sinks.",
+    )
 
 
-NOTES = ("…",)
+def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> tuple[LinedUp, ...]:
+    reads, _, copy, back = (shown(verdict.estimate) for verdict in verdicts)
+    places, panel = layers(ground), Panel.of(ground, main, "confirm")
+    first = findings.first_readable(places, analysis.gains(panel, places))
+    ours = (
+        f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}); hidden "
+        "from a "
+        f"third of the depth on, a surprising token's position is missed more than the same token's by {reads} nats.",
+        findings.late_writes(ground, main),
+        f"Badly missed rare tokens are likelier the second time by {back} nats.",
+    )
+    return tuple(replace(one, ours=text) for one, text in zip(LINED_UP, ours, strict=True))
+
+
+NOTES = (
+    "What is read at a position is told by what is lost when it is hidden, not by attention mass. Hidden means "
+    "the mean "
+    "position's keys and values from a layer on; what earlier blocks have carried away from there is not taken back.",
+    "A surprise within a type is no experiment: where a token surprises, the passage differs too. The model's own "
+    "samples share that, but for the model being wrong.",
+    "That a linear map reads the surprise does not say that the model uses it.",
+    "Only surprises whose type also came unsurprising are counted: frequent types, more than rare ones.",
+)
 
 _NEEDS = {
     "quick": {"fit": FIT["quick"], "tune": Need(8, 128), "confirm": Need(24, 128)},
@@ -127,7 +219,12 @@ _NEEDS = {
 
 STUDY = Study(
     name="what_happens_after_a_surprise",
-    question="…",
+    question="A model must keep the token it has read and make the one that comes next: what happens where the token that "
+    "came is not the one it had guessed? Does it copy the token when it got it wrong, do later positions read "
+    "the place "
+    "where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come back? (The "
+    "tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, 2020; "
+    "our words.)",
     prediction=PREDICTION,
     claims=(READS, CHANCE, COPY, BACK),
     arms={

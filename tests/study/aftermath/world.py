@@ -10,12 +10,13 @@ from midstream.study.aftermath.panel import OWN
 from midstream.study.refit import QUARTERS
 from midstream.study.study import Ground, Text
 
-SIZE = Size(batch=8, together=16, steps=4, probe=(24, 48), deep=60, hidden=40)
+SIZE = Size(batch=8, together=16, steps=4, probe=(32, 64), deep=60, hidden=40)
 """A quick run's, for models of width 32."""
 
 LENSES = {"tuned": LOGIT, "input:0": INPUT, "input:1": INPUT}
 RARE = 100
 """Ids from here on are in no fit document."""
+HIGHEST = 300
 
 
 def texts(count, first, tokens, draw, highest=90):
@@ -29,9 +30,9 @@ def ground(model, documents=24, tokens=96, seed=0):
     """Random texts; what is read to fit on has no rare token."""
     draw = np.random.default_rng(seed)
     sets = {
-        "fit": texts(40, 1000, 48, draw),
-        "tune": texts(12, 2000, tokens, draw, 390),
-        "confirm": texts(documents, 4000, tokens, draw, 390),
+        "fit": texts(44, 1000, 64, draw),
+        "tune": texts(12, 2000, tokens, draw, HIGHEST),
+        "confirm": texts(documents, 4000, tokens, draw, HIGHEST),
     }
     return Ground(model, sets, "quick", seed, LENSES)
 
@@ -50,7 +51,7 @@ def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, seed=0):
     records = {
         "samples": rows(
             world.texts["confirm"],
-            {"token": np.array([text.ids for text in texts(40, 4000, 160, draw, 390)], np.int32)},
+            {"token": np.array([text.ids for text in texts(40, 4000, 160, draw, HIGHEST)], np.int32)},
         )
     }
     for name, members in (

@@ -81,12 +81,15 @@ def test_sinks_are_in_no_number(tiny):
     plain = records["confirm"]
     at = plain["position"] == 60
     plain["sink"][at] = 1
-    broken = {name: np.where(at, 1e4, values) for name, values in plain.items() if name.startswith(("layer", "token alone"))}
+    broken = {
+        name: np.where(at, 1e4, values) for name, values in plain.items() if name.startswith(("layer", "token alone"))
+    }
     other = records | {"confirm": plain | broken}
     one, two = (Panel.of(world, each, "confirm") for each in (records, other))
     assert not one.usable[:, 60:62].any()
     assert analysis.gained(one, 15).value == pytest.approx(analysis.gained(two, 15).value, abs=1e-12)
-    assert not (one.events.high[:, 60:62].any() or one.events.low[:, 60:62].any())
+    assert not one.events.high[:, 60:62].any()
+    assert not one.events.low[:, 60:62].any()
 
 
 def test_the_slope_is_found_within_class_and_work(tiny):
