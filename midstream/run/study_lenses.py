@@ -31,8 +31,8 @@ Progress = Callable[[str, int, int], None]
 
 def place(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int) -> Path:
     """Where lenses fitted on these texts are: in the model's lens folder, by a hash of all that they depend on."""
-    layers = wanted.layers(model.anatomy.layers)
-    parts = [[text.work, *text.ids] for text in texts], wanted.tokens, layers, seed
+    layers, most = wanted.layers(model.anatomy.layers), _share(texts, wanted)
+    parts = [[_cluster(text), *text.ids[:most]] for text in texts], wanted.tokens, layers, seed
     return folder.folder(model) / "studies" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -89,7 +89,8 @@ def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progres
     options = FitOptions(
         tuple(map(parse, wanted.kinds)), wanted.tokens, layers=wanted.layers(model.anatomy.layers), seed=seed
     )
-    plan = plan_of(model, "texts of a study", map(_planned, texts), options)
+    most = _share(texts, wanted)
+    plan = plan_of(model, "texts of a study", (_planned(text, most) for text in texts), options)
     resume = tuple(sorted(home.glob(f"unfinished-{plan.digest[:8]}-*{ENDING}")))
     fit_plan(model, replace(plan, options=replace(options, resume=resume)), Meter(tell), home, scored=False)
     for file in resume:
@@ -97,8 +98,25 @@ def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progres
     progress(f"lenses: {', '.join(wanted.kinds)}", PERCENT, PERCENT)
 
 
-def _planned(text: Text) -> PlannedDocument:
-    ids = np.array(text.ids, np.int32)
-    # texts come in the order of a hash of their work, and by the same hash all of the first ones would be held out
-    cluster = f"lens, {text.work}"
-    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, cluster, held=False)
+def share(lengths: Sequence[int], tokens: int) -> int:
+    """Tokens of each text that are read so that all together have about so many, and no long one has them all."""
+    left = tokens
+    for number, length in enumerate(sorted(lengths)):
+        if length * (len(lengths) - number) >= left:
+            return -(-left // (len(lengths) - number))
+        left -= length
+    return max(lengths, default=0)
+
+
+def _share(texts: Sequence[Text], wanted: Lenses) -> int:
+    return share([len(text.ids) for text in texts], wanted.tokens)
+
+
+def _planned(text: Text, most: int) -> PlannedDocument:
+    ids = np.array(text.ids[:most], np.int32)
+    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, _cluster(text), held=False)
+
+
+def _cluster(text: Text) -> str:
+    """What is held out or not: texts come in the order of a hash of their work, by which the first would all be."""
+    return f"lens, {text.work}"

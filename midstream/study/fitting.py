@@ -17,7 +17,7 @@ FIT = {
 """Size -> what is read of the set ``fit``."""
 
 TOKENS = {"quick": 15_000, "default": 100_000, "large": 400_000}
-"""Size -> usable tokens of these texts that lenses are fitted on, at most; the first ones."""
+"""Size -> usable tokens of these texts that lenses are fitted on, at most: about as many of each."""
 
 FEW = 8
 """Steps over the depth of a model in which a quick run reads."""

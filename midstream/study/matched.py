@@ -39,24 +39,26 @@ def events(surprise: Array, types: Array, usable: Array, *, share: float = 0.1) 
     """
     threshold, median = (float(np.quantile(surprise[usable], q)) for q in (1 - share, 0.5))
     high, low = usable & (surprise > threshold), usable & (surprise < median)
-    one, other = weighted(high, low, types)
-    alone = 1 - one.sum() / high.sum() if high.any() else np.nan
-    return Events(one, other, float(alone), threshold, median)
+    return Events(*alike(high, low, types), threshold, median)
 
 
-def weighted(high: Array, low: Array, keys: Array) -> tuple[Array, Array]:
-    """Weights that make two sets of positions alike in ``keys``: 1 for those of the first that have a partner.
+def alike(one: Array, other: Array, strata: Array) -> tuple[Array, Array, float]:
+    """Match by stratum: within each, those of ``other`` weigh as much together as those of ``one`` do.
 
     Args:
-        high, low: ``[n, p]`` bool; keys: ``[n, p]`` whole numbers from 0, what partners share.
+        one, other: bool, of any shape; strata: the same, whole numbers from 0.
 
-    Returns two ``[n, p]`` float64; those of one key sum to the same in both.
+    Returns:
+        Weights of either, float64: 1 for each of ``one`` in a stratum that holds both, else 0; and the share of ``one``
+        whose stratum holds none of ``other``, NaN where there is none.
     """
-    size = int(keys.max(initial=0)) + 1
-    number_high, number_low = (np.bincount(keys[part], minlength=size) for part in (high, low))
-    both = (number_high > 0) & (number_low > 0)
-    weight = np.where(both, number_high / np.maximum(number_low, 1), 0.0)
-    return (high & both[keys]).astype(float), np.where(low, weight[keys], 0.0)
+    size = int(strata.max(initial=0)) + 1
+    number, against = (np.bincount(strata[which], minlength=size) for which in (one, other))
+    both = (number > 0) & (against > 0)
+    weight = np.where(both, number / np.maximum(against, 1), 0.0)
+    kept = one & both[strata]
+    alone = 1 - kept.sum() / one.sum() if one.any() else np.nan
+    return kept.astype(float), np.where(other, weight[strata], 0.0), float(alone)
 
 
 def thinned(found: Events, types: Array, most: int, generator: np.random.Generator) -> Events:
@@ -75,7 +77,8 @@ def thinned(found: Events, types: Array, most: int, generator: np.random.Generat
         if taken[types[row, column]] > 0:
             taken[types[row, column]] -= 1
             low[row, column] = True
-    return replace(found, **dict(zip(("high", "low"), weighted(high, low, types), strict=True)))
+    one, other, _ = alike(high, low, types)
+    return replace(found, high=one, low=other)
 
 
 def following(values: Array, span: int, usable: Array | None = None) -> Array:

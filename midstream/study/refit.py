@@ -17,6 +17,9 @@ RIDGE = 8
 Maps = dict[tuple[Key, str], Fitted]
 """(input, target) -> map."""
 
+Solver = Callable[[Sums, Sums], Maps]
+"""Maps from sums."""
+
 
 def grouped(texts: Sequence[Text]) -> tuple[list[list[Text]], list[Text]]:
     """The texts in quarters that share no work, and those that choose the ridge."""
@@ -30,21 +33,24 @@ def grouped(texts: Sequence[Text]) -> tuple[list[list[Text]], list[Text]]:
     return quarters, [text for text in texts if text.work in chosen]
 
 
-def fitted(ground: Ground, name: str, rows: Callable[[Sequence[Text]], Iterable[Batch]]) -> list[Maps]:
+def fitted(
+    ground: Ground, name: str, rows: Callable[[Sequence[Text]], Iterable[Batch]], solved: Solver = solve
+) -> list[Maps]:
     """Least squares on the fit texts: with all of them, then without each quarter; made once under ``name``.
 
     Args:
         rows: of some texts, their positions as inputs and targets, batch by batch.
+        solved: the maps of the sums of those to fit on and of those that choose the ridge.
 
     Raises:
         RequestError: there are too few positions.
     """
     if name not in ground.keep:
-        ground.keep[name] = list(_fitted(ground.texts["fit"], rows))
+        ground.keep[name] = list(_fitted(ground.texts["fit"], rows, solved))
     return ground.keep[name]
 
 
-def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Batch]]) -> Iterator[Maps]:
+def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Batch]], solved: Solver) -> Iterator[Maps]:
     quarters, ridge = grouped(texts)
     fixed = calibrate(rows(quarters[0][:8]))
     sums = [_summed(fixed, rows(group)) for group in quarters]
@@ -52,9 +58,9 @@ def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Bat
     whole = sums[0]
     for other in sums[1:]:
         whole = whole.merged(other)
-    yield solve(whole, held)
+    yield solved(whole, held)
     for part in sums:
-        yield solve(whole.without(part), held)
+        yield solved(whole.without(part), held)
 
 
 def _summed(fixed: Calibration, batches: Iterable[Batch]) -> Sums:

@@ -55,7 +55,7 @@ class Lenses:
 
     Attributes:
         kinds: as a user writes them.
-        tokens: usable ones that are read for it, at most.
+        tokens: usable ones that are read for it, at most; about as many of each text as of any other.
         layers: number of blocks -> layers that get maps.
     """
 

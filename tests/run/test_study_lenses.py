@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from midstream.errors import FitError
 from midstream.lens.file import folder
@@ -68,7 +70,7 @@ def test_a_fit_that_was_stopped_is_gone_on_with(tiny, texts, monkeypatch):
 
     def broken(model, ids, window, places):
         read.append(len(ids))
-        if len(read) == 40:
+        if len(read) == 60:
             raise RuntimeError("the power went")
         return plain(model, ids, window, places)
 
@@ -102,3 +104,19 @@ def test_a_quick_run_reads_few_layers_the_first_and_last_among_them():
     assert few(30) == (0, 4, 8, 11, 15, 19, 22, 26, 30)
     assert few(2) == (0, 1, 2)
     assert every(3) == (0, 1, 2, 3)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 4000))
+def test_no_long_text_has_all_the_tokens(lengths, tokens):
+    most = study_lenses.share(lengths, tokens)
+    read = sum(min(length, most) for length in lengths)
+    assert read == sum(lengths) if sum(lengths) < tokens else tokens <= read < tokens + len(lengths)
+
+
+def test_works_that_come_first_by_their_hash_are_not_all_held_out(tiny, texts):
+    def key(text):
+        return study_lenses.hashlib.sha256(f"0:{text.work}".encode()).digest()
+
+    first = sorted((text for text in texts), key=key)[:20]
+    about = shelf(tiny, first)["input:0"].about
+    assert 0 < len(about["held_out_documents"]) < 8

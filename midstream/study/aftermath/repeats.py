@@ -9,7 +9,7 @@ import numpy as np
 from midstream.record import Array
 from midstream.study.aftermath.condition import SIZES
 from midstream.study.aftermath.panel import Panel
-from midstream.study.matched import weighted
+from midstream.study.matched import alike
 from midstream.study.study import Ground
 
 RARE = 1e-4
@@ -30,7 +30,7 @@ class Repeats:
         first: ``[n, p]`` surprise of x_{i+1} where it came first, nats, at positions whose next token comes a second
             time; NaN elsewhere.
         keys: ``[n, p]`` whole numbers: frequency class, whether a word starts, part of the text.
-        second, fresh: ``[n, p]`` weights, as of ``matched.weighted``: second occurrences, and tokens that are new.
+        second, fresh: ``[n, p]`` weights, as of ``matched.alike``: second occurrences, and tokens that are new.
     """
 
     first: Array
@@ -40,7 +40,7 @@ class Repeats:
 
     def of(self, chosen: Array) -> Repeats:
         """Only these second occurrences ``[n, p]`` bool, against those they are matched with."""
-        second, fresh = weighted(chosen & (self.second > 0), self.fresh > 0, self.keys)
+        second, fresh, _ = alike(chosen & (self.second > 0), self.fresh > 0, self.keys)
         return Repeats(self.first, self.keys, second, fresh)
 
     @property
@@ -75,7 +75,7 @@ def _found(ground: Ground, panel: Panel) -> Repeats:
     again = panel.usable & rare & ~np.isnan(first)
     starts = _starts(ground, panel.target)
     keys = (np.log2(counts + 1).astype(int)[panel.target] * 2 + starts) * PARTS + np.arange(p) * PARTS // p
-    second, fresh = weighted(again, panel.usable & rare & new, keys)
+    second, fresh, _ = alike(again, panel.usable & rare & new, keys)
     return Repeats(first, keys, second, fresh)
 
 
@@ -91,7 +91,7 @@ def read(ground: Ground, panel: Panel) -> Repeats:
     found = repeats(ground, panel)
     draw, most = panel.draw(), SIZES[panel.size].deep
     again, new = _some(found.second > 0, most, draw), _some(found.fresh > 0, 2 * most, draw)
-    second, fresh = weighted(again, new, found.keys)
+    second, fresh, _ = alike(again, new, found.keys)
     return Repeats(found.first, found.keys, second, fresh)
 
 

@@ -175,7 +175,7 @@ def _about(ground: Ground) -> tuple[str, ...]:
             f"{len(ground.texts[name])} documents of {len({text.work for text in ground.texts[name]})} works to {name}"
             for name in ("tune", "confirm")
         )
-        + f"; {len(ground.texts['fit'])} documents to fit lenses and to count tokens, {mapped} of them, {tokens} tokens "
+        + f"; {len(ground.texts['fit'])} documents to fit lenses and count tokens; {mapped} of them, {tokens} tokens "
         "each, for the maps to the surprise. No work is in two of these sets.",
         "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position "
         "i + 1. A token is held against the same token where it was no surprise.",
@@ -219,12 +219,11 @@ _NEEDS = {
 
 STUDY = Study(
     name="what_happens_after_a_surprise",
-    question="A model must keep the token it has read and make the one that comes next: what happens where the token that "
-    "came is not the one it had guessed? Does it copy the token when it got it wrong, do later positions read "
-    "the place "
-    "where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come back? (The "
-    "tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, 2020; "
-    "our words.)",
+    question="A model must keep the token it has read and make the one that comes next: what happens where the token "
+    "that came is not the one it had guessed? Does it copy the token when it got it wrong, do later positions read the "
+    "place where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come back? "
+    "(The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, 2020; our "
+    "words.)",
     prediction=PREDICTION,
     claims=(READS, CHANCE, COPY, BACK),
     arms={
