@@ -8,7 +8,7 @@ from dataclasses import replace
 from midstream.record import Estimate
 from midstream.study.aftermath import analysis, findings, measure, probe, stages
 from midstream.study.aftermath.analysis import NATS, Weights
-from midstream.study.aftermath.condition import FIRST, PROMPT, READ, SIZES, decided, layers
+from midstream.study.aftermath.condition import AFTER, FIRST, PROMPT, READ, SIZES, SPAN, decided, layers
 from midstream.study.aftermath.panel import OWN, Panel
 from midstream.study.aftermath.repeats import repeats
 from midstream.study.fitting import FIT, lenses
@@ -59,6 +59,18 @@ BACK = Claim(
     side="above",
     threshold=0.0,
     matters=0.5,
+)
+
+GONE = Claim(
+    name="soon gone",
+    says="From the 17th to the 32nd token after a surprise the loss is no higher than after the same token where it "
+    "was none.",
+    estimand="cross-entropy 17 to 32 tokens after: its slope on the surprise, types and works with levels of their "
+    "own, times the mean distance in surprise between surprises and matched tokens",
+    unit=NATS,
+    side="within",
+    threshold=0.0,
+    matters=0.15,
 )
 
 PREDICTION = "…"
@@ -132,12 +144,13 @@ def _estimates(ground: Ground, main: Records) -> tuple[Estimate, ...]:
         analysis.beyond(halves[0], halves[1], panel.works, panel.seed),
         analysis.gained(panel, analysis.best(Panel.of(ground, main, "tune"), layers(ground))),
         analysis.arms(-panel.surprise, missed, panel.seed, "nats").difference,
+        analysis.excess(panel, [(SPAN + 1, AFTER)])[0],
     )
 
 
 def _answer(verdicts: tuple[Verdict, ...]) -> str:
     """The primary claim first, since the verdict beside it is its."""
-    reads, _, copy, back = verdicts
+    reads, _, copy, back, _ = verdicts
     more = {
         "supported": "Later positions read a token's position more where it was a surprise than where it was not",
         "refuted": f"Later positions do not read a token's position more, by {READS.matters:g} nats a token, "
@@ -188,7 +201,7 @@ def _about(ground: Ground) -> tuple[str, ...]:
 
 
 def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> tuple[LinedUp, ...]:
-    reads, _, copy, back = (shown(verdict.estimate) for verdict in verdicts)
+    reads, _, copy, back, _ = (shown(verdict.estimate) for verdict in verdicts)
     places, panel = layers(ground), Panel.of(ground, main, "confirm")
     first = findings.first_readable(places, analysis.gains(panel, places))
     ours = (
@@ -225,7 +238,7 @@ STUDY = Study(
     "(The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, 2020; our "
     "words.)",
     prediction=PREDICTION,
-    claims=(READS, CHANCE, COPY, BACK),
+    claims=(READS, CHANCE, COPY, BACK, GONE),
     arms={
         "main": Arm(_NEEDS, stages.MAIN, measure.check, stages.cost, lenses("tuned", "input:0", "input:1")),
     },

@@ -37,14 +37,14 @@ def ground(model, documents=24, tokens=96, seed=0):
     return Ground(model, sets, "quick", seed, LENSES)
 
 
-def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, seed=0):
+def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, steps=range(1, 5), seed=0):
     """A ground and its records.
 
     Args:
         read: what hiding i + 1 costs more after a surprise, nats; own: the same in the model's own samples.
         gain: share of the surprise's variance that the stream adds from half depth on.
         back: nats by which rare tokens are likelier where they come a second time.
-        after: nats by which each of the 4 tokens after a surprise is more surprising.
+        after: nats by which each token at ``steps`` after another is more surprising for a nat of its surprise.
     """
     world = ground(model, documents=40, tokens=160, seed=seed)
     draw = np.random.default_rng([seed, 1])
@@ -59,7 +59,7 @@ def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, seed=0):
         ("confirm", world.texts["confirm"]),
         (OWN, _drawn(world, records)),
     ):
-        records[name] = _plain(world, members, draw, (gain, back if name != OWN else 0.0, after))
+        records[name] = _plain(world, members, draw, (gain, back if name != OWN else 0.0, after, steps))
     for name, size in (("confirm", read), (OWN, own)):
         records[f"{name}-hidden"] = _hidden(world, records[name], size, draw, name == OWN)
         records[f"{name}-deep"] = _deep(world, records[name], draw)
@@ -82,17 +82,17 @@ def rows(members, values):
 
 
 def _plain(world, members, draw, sizes):
-    gain, back, after = sizes
+    gain, back, after, steps = sizes
     ids = np.array([text.ids for text in members], np.int32)
     n, p = len(ids), ids.shape[1] - 1
     # types of their own level, works of theirs
     surprise = draw.exponential(2.0, (n, p)) + draw.normal(0, 0.3, 400)[ids[:, 1:]].clip(-0.5)
     surprise += np.repeat(draw.normal(0, 0.3, n // 2), 2)[:, None]
     surprise = surprise.clip(0.01)
-    high = surprise > np.quantile(surprise[:, FIRST:], 0.9)
+    alone = surprise.copy()
     if after:
-        for step in range(1, 5):
-            surprise[:, step:] += after * high[:, :-step]
+        for step in steps:
+            surprise[:, step:] += after * alone[:, :-step]
     if back:
         for row in range(n):
             for i in range(p):
