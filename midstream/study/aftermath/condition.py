@@ -50,9 +50,9 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(8, 24, 4, (30, 256), 60, 30),
-    "default": Size(4, 48, 10, (96, 320), 800, 400),
-    "large": Size(4, 48, 15, (480, 512), 4000, 2000),
+    "quick": Size(8, 16, 4, (30, 256), 30, 15),
+    "default": Size(8, 48, 10, (80, 288), 600, 300),
+    "large": Size(4, 40, 15, (400, 512), 4000, 2000),
 }
 
 
@@ -64,8 +64,8 @@ def layers(ground: Ground) -> tuple[int, ...]:
 
 
 def starts(last: int) -> tuple[int, ...]:
-    """A position is hidden from every block after one of these layers on: all, the last two thirds, the last third."""
-    return tuple(sorted({0, last // 3, 2 * last // 3}))
+    """A position is hidden from every block after one of these layers on: the last two thirds, and the last third."""
+    return tuple(sorted({last // 3, 2 * last // 3}))
 
 
 def decided(last: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from midstream.record import Array
 from midstream.study.aftermath import measure, repeats
-from midstream.study.aftermath.condition import HIDDEN, PROMPT, READ, SIZES, SPAN, decided, layers, starts
+from midstream.study.aftermath.condition import HIDDEN, READ, SIZES, SPAN, decided, layers, starts
 from midstream.study.aftermath.measure import Spots
 from midstream.study.aftermath.panel import OWN, Panel, texts
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
@@ -101,23 +101,23 @@ def cost(ground: Ground) -> Cost:
     size, last = SIZES[ground.size], ground.model.anatomy.layers
     tune, confirm = len(ground.texts["tune"]), len(ground.texts["confirm"])
     t, (count, long) = len(ground.texts["confirm"][0].ids), size.probe
-    fit = min(count, len(ground.texts["fit"])) * long / t
-    above = [1 - start / last for start in starts(last)]
-    branch = (SPAN + 1) / t  # of a text
-    spots = min(2 * size.hidden, confirm * t // 40)  # about a twentieth of the tokens is surprising and has a partner
-    hiding = sum(above) * (confirm + len(HIDDEN) * spots * branch) + above[1] * (confirm + spots * branch) + 2 * confirm
-    forwards = 2 * fit + tune + 2 * confirm + 2 * confirm + confirm + hiding  # maps, plain, deep, samples
-    reads = t * (2 * fit + tune + 2 * confirm) + (len(HIDDEN) * len(above) + 1) * spots * SPAN + 2 * confirm * t
-    reads += len(layers(ground)) * 2 * (3 * 2 * min(size.deep, confirm * t // 40))
+    fit = min(2 * count, len(ground.texts["fit"])) * long / t  # for the maps and for what types are expected to do
+    found = confirm * t // 20  # about as many positions are surprising with a partner, or partners
+    hidden, deep = min(2 * size.hidden, found), min(2 * size.deep, found)
+    branch = (SPAN + 1) * hidden / t
+    above = {start: 1 - start / last for start in starts(last)}
+    hiding = sum(above.values()) * (confirm + len(HIDDEN) * branch) + above[decided(last)] * (confirm + branch)
+    forwards = fit + tune + 2 * confirm + 4 * confirm + hiding + confirm  # the last as samples
+    plain = t * (fit + tune + 4 * confirm)
+    reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 1) + 2 * len(layers(ground)) * 5 * deep
     seconds = _trial(ground, confirm, size.batch)
-    read, step = 0.2 * seconds / t, 0.1 * seconds  # a position's read-out; what a sampled token costs beyond its pass
-    made = confirm / size.together * (t - PROMPT) * step * size.together**0.5
-    factoring = len(layers(ground)) * 6 * 3e-9 * (2 * ground.model.anatomy.width) ** 3
-    return Cost(forwards, int(forwards * t), int(reads), seconds * forwards * 0.8 + read * reads + made + factoring)
+    made = 4 * seconds * confirm  # a sampled token costs about as much as five that are read together
+    factored = 5 * len(layers(ground)) * (2 * ground.model.anatomy.width) ** 3 * 7e-10
+    return Cost(forwards, int(forwards * t), int(reads), seconds * (0.8 * forwards + 0.2 * reads / t) + made + factored)
 
 
 def _trial(ground: Ground, confirm: int, batch: int) -> float:
-    """Seconds that one text takes as it is, the second time that a batch of them is run."""
+    """Seconds that one text takes as it is and read, the second time that a batch of them is run."""
     part = ground.texts["confirm"][: min(batch, confirm)]
     measure.read_out(ground, part)
     start = time.perf_counter()

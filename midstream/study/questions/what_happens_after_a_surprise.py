@@ -225,8 +225,8 @@ NOTES = (
 )
 
 _NEEDS = {
-    "quick": {"fit": FIT["quick"], "tune": Need(8, 128), "confirm": Need(24, 128)},
-    "default": {"fit": FIT["default"], "tune": Need(24, 256), "confirm": Need(120, 256)},
+    "quick": {"fit": FIT["quick"], "tune": Need(8, 96), "confirm": Need(16, 96)},
+    "default": {"fit": FIT["default"], "tune": Need(24, 192), "confirm": Need(96, 192)},
     "large": {"fit": FIT["large"], "tune": Need(96, 512), "confirm": Need(600, 512)},
 }
 
