@@ -129,7 +129,7 @@ def _share(panel: Panel, name: str) -> float:
 READINGS = {
     "token": ("token_rank", "The token itself at i + 1", "share where it is the nearest input row"),
     "previous": ("previous_rank", "The token before it at i + 1", "share where it is the nearest input row"),
-    "guess": ("guess_rank", "The true token at i", "mean log2 of its rank, tuned lens"),
+    "guess": ("guess_rank", "The true token at i", "mean log2 of its rank, tuned lens; apart at the end by choice"),
     "attention": ("attn_out", "What attention adds at i + 1", "length over that of the stream before"),
     "mlp": ("mlp_out", "What the MLP adds at i + 1", "length over that of the stream before"),
 }

@@ -11,7 +11,7 @@ import torch
 from midstream.errors import RequestError
 from midstream.lens.lens import Lens, Transport
 from midstream.stream.capture import capture, capture_sites
-from midstream.study.aftermath import condition, hide, measure, probe, repeats, stages
+from midstream.study.aftermath import analysis, condition, findings, hide, measure, probe, repeats, stages
 from midstream.study.aftermath.condition import FIRST, GUESS, HIDDEN, NEAR, PROMPT, READ, SPAN, decided, layers, starts
 from midstream.study.aftermath.measure import Spots
 from midstream.study.aftermath.panel import OWN, Panel, samples
@@ -192,3 +192,37 @@ def test_layers_fit_any_depth(blocks, ground):
     found = layers(world)
     assert (found[0], found[-1]) == (0, blocks)
     assert decided(blocks) in starts(blocks)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_surprise_that_is_written_in_the_stream_is_read_and_one_of_the_token_alone_is_not(
+    ground, monkeypatch, written
+):
+    draw = np.random.default_rng(3)
+    w, level = torch.from_numpy(draw.normal(size=32)).float(), draw.normal(6, 1, ground.model.anatomy.vocabulary)
+    seen = {}
+
+    def looked(model, ids, **wanted):
+        seen["stream"] = capture(model, ids, **wanted)
+        return seen["stream"]
+
+    def surprised(_ground, _h, targets):
+        token = torch.from_numpy(level[targets.numpy()])
+        h = seen["stream"].get(15)
+        said = 0.0 if h is None or not written else h[:, 1:].float() @ w / h[:, 1:].norm(dim=-1).median()
+        return -(token + said).numpy().astype(np.float32), None
+
+    for module in (probe, measure):
+        monkeypatch.setattr(module, "capture", looked)
+        monkeypatch.setattr(module, "logprobs", surprised)
+    world = replace(ground, keep={})
+    found = {}
+    for own in ("tune", "confirm"):
+        found[own] = measure.plain(world, ground.texts[own])
+    panel = Panel.of(world, found, "confirm")
+    estimate = analysis.gained(panel, 15)
+    if written:
+        assert estimate.low > findings.NOTICEABLE
+        assert analysis.best(Panel.of(world, found, "tune"), layers(world)) == 15
+    else:
+        assert estimate.high < findings.NOTICEABLE
