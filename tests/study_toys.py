@@ -1,12 +1,17 @@
-"""A study that costs nothing, for tests of whatever runs and shows studies: does text hold more of one letter?"""
+"""For tests of studies: one that costs nothing (does text hold more of one letter?), and small models of bytes."""
 
 from __future__ import annotations
 
 import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 from midstream.interval import ratio
+from midstream.model.load import load
+from midstream.model.tokenizer import Tokenizer, _byte_characters
 from midstream.study.report import Chart, Line, Report, Section
 from midstream.study.study import Arm, Cost, Need, Stage, Study, Unit
+from midstream.study.toy import Shape, fresh
 from midstream.study.verdict import Claim, decide
 
 CLAIM = Claim("even", "Tokens are even.", "share of even tokens, less a half", "1", "above", 0.0, 0.2, spread=0.05)
@@ -62,3 +67,16 @@ STUDY = Study(
     analyse=analyse,
     minutes={"quick": 1, "default": 1, "large": 1},
 )  # fmt: skip
+
+
+def byte_model(module):
+    """A toy of ``study.toy`` as a model: its tokens are the bytes of a text."""
+    backend = Backend(models.BPE(vocab=_byte_characters(), merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return load((module, Tokenizer(backend, identity="bytes")))
+
+
+def random_model(seed=0):
+    """A GPT-2 of bytes with the weights it would begin its training with: 6 blocks of width 64."""
+    return byte_model(fresh(Shape(64, 6, 4, 96), seed))

@@ -165,3 +165,23 @@ class Study:
     analyse: Callable[[Ground, Mapping[str, Records]], Report]
     minutes: Mapping[str, float]
     revision: int = 1
+
+
+def about_model(ground: Ground) -> str:
+    """What a report says first: which model, how it was run, which token its texts begin with."""
+    model = ground.model
+    special = model.tokenizer.encode("a").kinds[0] == "special"
+    first = "the tokenizer's own" if special else "of the text: none is added"
+    return (
+        f"{model.name}, {model.anatomy.layers} blocks of width {model.anatomy.width}, {model.dtype}, raw text "
+        f"without a chat template; the first token is {first}. "
+    ) + "; ".join(f"{name}: {value}" for name, value in model.fingerprint.circumstances.items())
+
+
+def about_sets(ground: Ground) -> str:
+    """How many documents of how many works each set has."""
+    listed = "; ".join(
+        f"{len(texts)} documents of {len({text.work for text in texts})} works to {name}"
+        for name, texts in ground.texts.items()
+    )
+    return f"{listed}. No work is in two of these sets."

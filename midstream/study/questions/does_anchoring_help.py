@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from midstream.study.anchoring import findings, measure, stages, toy
 from midstream.study.anchoring.analysis import Best, Panel, best_of
 from midstream.study.report import LinedUp, Report, shown
-from midstream.study.study import Arm, Ground, Need, Records, Study
+from midstream.study.study import Arm, Ground, Need, Records, Study, about_model, about_sets
 from midstream.study.verdict import Claim, Verdict, decide
 
 SURPRISE = Claim(
@@ -123,20 +121,9 @@ def _answer(best: Best, verdicts: tuple[Verdict, Verdict]) -> str:
 
 
 def _about(ground: Ground) -> tuple[str, ...]:
-    model = ground.model
-    special = model.tokenizer.encode("a").kinds[0] == "special"
-    first = "the tokenizer's own" if special else "of the text: none is added"
-    confirm = ground.texts["confirm"]
     return (
-        f"{model.name}, {model.anatomy.layers} blocks of width {model.anatomy.width}, {model.dtype}, raw text without "
-        f"a chat template; the first token is {first}. "
-        + "; ".join(f"{name}: {value}" for name, value in model.fingerprint.circumstances.items()),
-        f"The first {len(confirm[0].ids)} tokens of each document: "
-        + "; ".join(
-            f"{len(texts)} documents of {len(np.unique([text.work for text in texts]))} works to {name}"
-            for name, texts in ground.texts.items()
-        )
-        + ". No work is in two of these sets.",
+        about_model(ground),
+        f"The first {len(ground.texts['confirm'][0].ids)} tokens of each document: {about_sets(ground)}",
         "The stream at position i is moved once, at resid_post, once the token at i + 1 is known; position i's own "
         "prediction is made before. Later positions see keys and values of the moved stream. Its length is kept.",
         f"Layers tried: {findings.places(ground)}. Vectors: the token's input row (embedding), its output row where "

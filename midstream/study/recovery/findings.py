@@ -1,0 +1,240 @@
+"""The report: what the estimates say, in tables, curves and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from midstream.record import Estimate
+from midstream.study.recovery.analysis import Panel
+from midstream.study.recovery.plan import (
+    FREQUENT,
+    HELD,
+    HELD_SHARE,
+    LAGS,
+    NOISY,
+    OTHER,
+    OWN,
+    SHARED,
+    TABLE,
+    Cell,
+    steps,
+)
+from midstream.study.recovery.token import KINDS
+from midstream.study.report import Chart, Grid, Line, Section, counted
+
+LAYER, ACCURACY = "layer", "share of tokens that are the nearest row"
+
+
+def percent(estimate: Estimate) -> str:
+    """``46.1 % (43.9 to 48.2)``, a dash where it is undefined."""
+    if np.isnan(estimate.value):
+        return "–"
+    value = f"{100 * estimate.value:.1f} %"
+    return value if np.isnan(estimate.low) else f"{value} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def points(estimate: Estimate) -> str:
+    """``+3.1 (+1.0 to +5.2)``, percentage points."""
+    if np.isnan(estimate.value):
+        return "–"
+    value = f"{100 * estimate.value:+.1f}"
+    return value if np.isnan(estimate.low) else f"{value} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+
+
+def by_layer(panel: Panel) -> Section:
+    """The token read: how often it is found, at every layer."""
+    guess = panel.accuracy(Cell(TABLE, 0, 0))
+    rows = [
+        (
+            str(layer),
+            percent(panel.accuracy(Cell(OWN, 0, layer))),
+            _plain(panel.explained(Cell(OWN, 0, layer)), 3),
+            _plain(panel.gain(Cell(OWN, 0, layer)), 2),
+            percent(panel.accuracy(Cell(SHARED, 0, layer))),
+            percent(panel.accuracy(Cell(OTHER, 0, layer))),
+        )
+        for layer in panel.layers(OWN, 0)
+    ]
+    text = (
+        f"Read at {len(panel.document):,} positions, {counted(panel.accuracy(Cell(OWN, 0, panel.blocks)))}. A linear "
+        "map from the stream at a layer to the token's input row, fitted by least squares on other works; a token "
+        "is found where its row is the nearest to what the map gives.",
+        f"Without the stream: the most frequent token is right at {percent(panel.accuracy(Cell(FREQUENT, 0, 0)))}, "
+        f"what most often came after the two tokens before it at {percent(guess)}. The gain in log-probability is "
+        "that of a calibrated softmax over distances, less the token's log-frequency.",
+    )
+    heading = (LAYER, "own map", "R²", "gain, nats", "one map for all", "map of half depth")
+    lines = [
+        _line("own map", panel.layers(OWN, 0), panel.curve([Cell(OWN, 0, at) for at in panel.layers(OWN, 0)])),
+        _line(
+            "one map for all layers",
+            panel.layers(SHARED, 0),
+            panel.curve([Cell(SHARED, 0, at) for at in panel.layers(SHARED, 0)]),
+        ),
+        _line("back-off table, no stream", [0, panel.blocks], [guess, guess], "control"),
+    ]
+    chart = Chart(
+        "input",
+        "How often the token read is found again",
+        LAYER,
+        ACCURACY,
+        tuple(lines),
+        "Bands hold a whole curve at once in 95 % of samples of works.",
+    )
+    return Section("The token read", text, Grid(heading, tuple(rows)), chart)
+
+
+def _plain(estimate: Estimate, digits: int) -> str:
+    if np.isnan(estimate.value):
+        return "–"
+    value = f"{estimate.value:.{digits}f}"
+    return value if np.isnan(estimate.low) else f"{value} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+
+
+def _line(name: str, layers: Sequence[int], found: Sequence[Estimate], role: str = "main") -> Line:
+    return Line(
+        name,
+        tuple(float(layer) for layer in layers),
+        tuple(one.value for one in found),
+        tuple(one.low for one in found),
+        tuple(one.high for one in found),
+        role,
+    )
+
+
+def earlier(panel: Panel) -> Section:
+    """Tokens further back."""
+    rows: list[tuple[str, ...]] = []
+    for layer in steps(panel.blocks):
+        cells = [Cell(OWN, lag, layer) for lag in LAGS[1:]]
+        rows.append((str(layer), *(percent(panel.accuracy(cell)) for cell in cells)))
+    rows += [
+        (f"{name}, no stream", *(percent(panel.accuracy(Cell(name, lag, 0))) for lag in LAGS[1:]))
+        for name in (TABLE, FREQUENT)
+    ]
+    best = [(lag, *_best(panel, lag)) for lag in LAGS[1:]]
+    text = (
+        "The token j before the one read, by a map of its own for each layer and lag. At layer 0 the stream holds "
+        "the token read alone, so that layer 0 says what this token tells about those before it; what a later layer "
+        "adds has been moved there by attention. The table knows what most often came j before the token read.",
+        "Most over layer 0: "
+        + "; ".join(f"lag {lag} at layer {layer}, {points(gain)} percentage points" for lag, layer, gain in best)
+        + ". The layer is the one where the gain is largest on these works, so that its number is a little too good.",
+    )
+    lines = [
+        _line(f"lag {lag}", at, panel.curve([Cell(OWN, lag, layer) for layer in at]), "main" if lag < 2 else "control")
+        for lag in LAGS[1:]
+        if (at := panel.layers(OWN, lag))
+    ]
+    chart = Chart(
+        "earlier",
+        "How often earlier tokens are found",
+        LAYER,
+        ACCURACY,
+        tuple(lines),
+        "Lag j: the token j before the one read. Bands hold a whole curve at once in 95 % of samples of works.",
+    )
+    return Section("Earlier tokens", text, Grid((LAYER, *(f"lag {lag}" for lag in LAGS[1:])), tuple(rows)), chart)
+
+
+def _best(panel: Panel, lag: int) -> tuple[int, Estimate]:
+    base = panel.right(Cell(OWN, lag, 0))
+    gains = {at: panel.mean(panel.right(Cell(OWN, lag, at)) - base) for at in panel.layers(OWN, lag)[1:]}
+    layer = max(gains, key=lambda at: gains[at].value)
+    return layer, gains[layer]
+
+
+def by_kind(panel: Panel) -> Section:
+    """What kinds of token are kept."""
+    layers = _few(panel)
+    rows = [
+        (f"{name} ({int(where.sum()):,})", *(percent(panel.accuracy(Cell(OWN, 0, layer), where)) for layer in layers))
+        for name in KINDS
+        if (where := panel.known["kind"] == name).any()
+    ]
+    text = (
+        "Own map of each layer. A name is a capitalised word that does not begin a sentence; a continuation is a "
+        "piece of a word after its first.",
+    )
+    heading = ("kind of token (places)", *(f"layer {layer}" for layer in layers))
+    return Section("Kinds of token", text, Grid(heading, tuple(rows)))
+
+
+def _few(panel: Panel) -> list[int]:
+    return sorted({panel.at(share) for share in (0.1, 0.25, 0.5, 0.75, 1.0)})
+
+
+def unseen(panel: Panel) -> Section:
+    """Whether the maps know the tokens or the space."""
+    held = panel.known["unseen"] == 1
+    rows = [
+        (
+            str(layer),
+            *(percent(panel.accuracy(Cell(reader, 0, layer), held)) for reader in (OWN, HELD)),
+            *(_plain(panel.explained(Cell(reader, 0, layer), held), 3) for reader in (OWN, HELD)),
+        )
+        for layer in steps(panel.blocks)
+    ]
+    text = (
+        f"A fifth of the token types ({100 * HELD_SHARE:.0f} %) was kept out of another fit. At the places of these "
+        f"types, {int(held.sum()):,} of all, a map that never saw them is held against the layer's own. It was "
+        "fitted on less text, so that not all of the difference is the types'.",
+    )
+    heading = (LAYER, "own map", "types not seen", "R², own map", "R², types not seen")
+    return Section("Types that the fit has not seen", text, Grid(heading, tuple(rows)))
+
+
+def rarer(panel: Panel) -> Section:
+    """Whether rarer tokens are kept better late."""
+    rare, frequent, alone = panel.rare
+    rows = [
+        (
+            str(layer),
+            percent(panel.accuracy(Cell(OWN, 0, layer), rare > 0)),
+            points(panel.kept(panel.right(Cell(OWN, 0, layer)))),
+            points(panel.kept(panel.right(Cell(NOISY, 0, layer)))),
+            points(panel.kept(panel.right(Cell(OWN, 0, layer)) - panel.right(Cell(NOISY, 0, layer)))),
+        )
+        for layer in steps(panel.blocks)
+    ]
+    text = (
+        f"Rare: the third of the places whose tokens come least in the texts to fit on ({int((rare > 0).sum()):,} "
+        f"matched, {100 * alone:.0f} % without a partner); frequent: the third that come most "
+        f"({int((frequent > 0).sum()):,}). Matched by the distance to the nearest other row and the row's norm, "
+        "since a row that stands alone is found through more noise.",
+        "Control: the same reader on the token's own row and white noise, predicted as well by R² as the layer's map "
+        "does. It knows nothing of frequency but where rows lie; what is left over it is the model's doing.",
+    )
+    heading = (LAYER, "rare", "rare − frequent, points", "the same, row and noise", "difference")
+    return Section("Are rarer tokens kept better?", text, Grid(heading, tuple(rows)))
+
+
+def ends(panel: Panel) -> Section:
+    """Where one map for all layers loses."""
+    layers = panel.layers(SHARED, 0)
+    found = [panel.mean(panel.right(Cell(OWN, 0, at)) - panel.right(Cell(SHARED, 0, at))) for at in layers]
+    chart = Chart(
+        "shared",
+        "What one map for all layers loses against a layer's own",
+        LAYER,
+        "difference of the share found",
+        (_line("own map − one for all", layers, found),),
+        "Each point's own 95 % interval over works.",
+    )
+    text = (
+        "The origin proposes both: a map a layer, and one trained on all of them together, which is right only where "
+        "layers keep the input in the same directions.",
+    )
+    return Section("One map for all layers", text, None, chart)
+
+
+def sections(panel: Panel) -> Iterable[Section]:
+    """All of them, in order."""
+    return by_layer(panel), earlier(panel), ends(panel), by_kind(panel), unseen(panel), rarer(panel)
+
+
+def at_layers(panel: Panel, cells: Sequence[Cell]) -> str:
+    """``97 % at layer 2, 47 % at layer 30``."""
+    return ", ".join(f"{percent(panel.accuracy(cell))} at layer {cell.layer}" for cell in cells)
