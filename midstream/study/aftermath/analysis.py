@@ -117,7 +117,8 @@ def excess(panel: Panel, windows: Sequence[Window]) -> list[Estimate]:
     n, p = panel.surprise.shape
     room_ = panel.usable & room(p, n, first=FIRST, span=AFTER)
     works = np.broadcast_to(np.unique(panel.works, return_inverse=True)[1][:, None], room_.shape)
-    sides = [(panel.surprise * weight).sum() / weight.sum() for weight in (panel.events.high, panel.events.low)]
+    with np.errstate(invalid="ignore"):  # no surprise may have a partner
+        sides = [(panel.surprise * weight).sum() / weight.sum() for weight in (panel.events.high, panel.events.low)]
     sums, counts = np.zeros((len(windows), n, p)), np.zeros((len(windows), n, p))
     for number, window in enumerate(windows):
         values = later(panel, window)

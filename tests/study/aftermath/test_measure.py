@@ -17,6 +17,7 @@ from midstream.study.aftermath.measure import Spots
 from midstream.study.aftermath.panel import OWN, Panel, samples
 from midstream.study.output import ids_of, logprobs
 from midstream.study.questions import what_happens_after_a_surprise as question
+from midstream.study.questions.what_happens_after_a_surprise import BACK, CHANCE, COPY, READS
 from midstream.study.study import Ground
 from tests.sample.test_generate import model
 from tests.study.aftermath import world as made
@@ -123,7 +124,8 @@ def test_lenses_and_writes_are_read_where_they_are_said_to(ground):
 
 def test_a_model_with_random_weights_gives_what_was_written_down(ground, records):
     report = question.analyse(ground, {"main": records})
-    assert not [verdict.claim.name for verdict in report.verdicts if verdict.found == "supported"]
+    found = {verdict.claim: verdict.found for verdict in report.verdicts}
+    assert "supported" not in [found[claim] for claim in (READS, CHANCE, COPY, BACK)]
 
 
 def test_bigrams_are_a_distribution_and_know_what_they_saw():
