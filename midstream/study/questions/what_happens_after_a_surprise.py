@@ -95,9 +95,8 @@ PREDICTION = (
 LINED_UP = (
     LinedUp(
         "Stages of inference (Lad et al. 2024)",
-        "Early layers turn tokens into features, middle ones work on them, late ones settle the prediction and "
-        "drop what "
-        "does not serve it; most single layers can be left out.",
+        "Early layers turn tokens into features, middle ones work on them, late ones settle the prediction and drop "
+        "what does not serve it; most single layers can be left out.",
         "",
         "There layers are deleted for all positions; here one position's keys and values are hidden from later ones, "
         "from a layer on, and its stream is read.",
@@ -111,12 +110,11 @@ LINED_UP = (
     ),
     LinedUp(
         "In-context learning and induction heads (Olsson et al. 2022)",
-        "Heads that find an earlier occurrence and copy what followed make a repeated token likely; loss late in "
-        "a text "
-        "is lower than early on.",
+        "Heads that find an earlier occurrence and copy what followed make a repeated token likely; loss late in a "
+        "text is lower than early on.",
         "",
-        "There repeated random sequences and whole texts; here rare tokens of ordinary text, against tokens as rare in "
-        "the same part of a text, by how badly they were missed at first.",
+        "There repeated random sequences and whole texts; here rare tokens of ordinary text, against tokens as rare "
+        "in the same part of a text, by how badly they were missed at first.",
     ),
 )
 
@@ -171,8 +169,7 @@ def _answer(verdicts: tuple[Verdict, ...]) -> str:
     more = {
         "supported": "Later positions read a token's position more where it was a surprise than where it was not",
         "refuted": f"Later positions do not read a token's position more, by {READS.matters:g} nats a token, "
-        "where it was "
-        "a surprise",
+        "where it was a surprise",
         "undecided": "Whether later positions read a token's position more where it was a surprise is not decided",
     }[reads.found]
     written = {
@@ -207,12 +204,11 @@ def _about(ground: Ground) -> tuple[str, ...]:
         )
         + f"; {len(ground.texts['fit'])} documents to fit lenses and count tokens; {mapped} of them, {tokens} tokens "
         "each, for the maps to the surprise. No work is in two of these sets.",
-        "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position "
-        "i + 1. A token is held against the same token where it was no surprise.",
+        "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position i "
+        "+ 1. A token is held against the same token where it was no surprise.",
         f"Null: the model's own samples, temperature 1, which continue the first {PROMPT} tokens of each document "
-        "to its "
-        "length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be mended. "
-        "They count for the work of the document. The first "
+        "to its length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be "
+        "mended. They count for the work of the document. The first "
         f"{FIRST} positions of any text are in no number, nor are attention sinks.",
     )
 
@@ -222,9 +218,8 @@ def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> t
     places, panel = layers(ground), Panel.of(ground, main, "confirm")
     first = findings.first_readable(places, analysis.gains(panel, places))
     ours = (
-        f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}); hidden "
-        "from a "
-        f"third of the depth on, a surprising token's position is missed more than the same token's by {reads} nats.",
+        f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}). Hidden from "
+        f"a third of the depth on, the position that read it is missed more than the same token's by {reads} nats.",
         findings.late_writes(ground, main),
         f"Badly missed rare tokens are likelier the second time by {back} nats.",
     )
@@ -232,9 +227,9 @@ def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> t
 
 
 NOTES = (
-    "What is read at a position is told by what is lost when it is hidden, not by attention mass. Hidden means "
-    "the mean "
-    "position's keys and values from a layer on; what earlier blocks have carried away from there is not taken back.",
+    "What is read at a position is told by what is lost when it is hidden, not by attention mass. Hidden means the "
+    "mean position's keys and values from a layer on; what earlier blocks have carried away from there is not taken "
+    "back.",
     "A surprise within a type is no experiment: where a token surprises, the passage differs too. The model's own "
     "samples share that, but for the model being wrong.",
     "That a linear map reads the surprise does not say that the model uses it.",
@@ -250,10 +245,10 @@ _NEEDS = {
 STUDY = Study(
     name="what_happens_after_a_surprise",
     question="A model must keep the token it has read and make the one that comes next: what happens where the token "
-    "that came is not the one it had guessed? Does it copy the token when it got it wrong, do later positions read the "
-    "place where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come back? "
-    "(The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, 2020; our "
-    "words.)",
+    "that came is not the one it had guessed? Does it copy the token when it got it wrong, do later positions read "
+    "the place where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come "
+    "back? (The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, "
+    "2020; our words.)",
     prediction=PREDICTION,
     claims=(READS, CHANCE, COPY, BACK, GONE),
     arms={

@@ -30,14 +30,27 @@ def ground(tiny):
 
 @pytest.fixture(scope="module")
 def records(ground):
-    """All stages, as a run makes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(condition.SIZES, "quick", made.SIZE)
-        found = {}
-        for stage in stages.MAIN:
-            parts = [stage.measure(ground, unit) for unit in stage.units(ground, found)]
-            found[stage.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return run(ground)
+
+
+def run(world):
+    """All stages, as a run makes them."""
+    found = {}
+    for stage in stages.MAIN:
+        parts = [stage.measure(world, unit) for unit in stage.units(world, found)]
+        found[stage.name] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_runs_on_models_of_other_families(family):
+    world = made.ground(model(family), highest=150)
+    found = run(world)
+    assert not np.isnan(found["confirm-hidden"]["cost"]).any()
+    if family == "gpt2":
+        assert np.nanmax(found["confirm-deep"]["attn_out"]) > 0
 
 
 @pytest.fixture(autouse=True)

@@ -26,13 +26,13 @@ def texts(count, first, tokens, draw, highest=90):
     ]
 
 
-def ground(model, documents=24, tokens=96, seed=0):
+def ground(model, documents=24, tokens=96, seed=0, highest=HIGHEST):
     """Random texts; what is read to fit on has no rare token."""
     draw = np.random.default_rng(seed)
     sets = {
         "fit": texts(44, 1000, 64, draw),
-        "tune": texts(12, 2000, tokens, draw, HIGHEST),
-        "confirm": texts(documents, 4000, tokens, draw, HIGHEST),
+        "tune": texts(12, 2000, tokens, draw, highest),
+        "confirm": texts(documents, 4000, tokens, draw, highest),
     }
     return Ground(model, sets, "quick", seed, LENSES)
 
