@@ -100,20 +100,19 @@ def _show(found: Any, folder: Path) -> None:
 
 def _list(home: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
     from midstream.run.study import state
     from midstream.study.catalog import NAMES
     from midstream.study.catalog import study as named
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
-    for heading in ("study", "question", "minutes", "status"):
-        table.add_column(heading, ratio=1 if heading == "question" else None, overflow="fold")
+    console = Console()
     for name in NAMES:
         one: Study = named(name)
         minutes = ", ".join(f"{size} {least:g}" for size, least in one.minutes.items())
-        table.add_row(name, one.question, minutes, state(home / name, one))
-    Console().print(table)
+        console.print(Text.assemble((name, "bold"), f"  {state(home / name, one)}"))
+        console.print(Padding(Text(f"{one.question}\nMinutes, about: {minutes}."), (0, 0, 1, 2)))
 
 
 def _index(folder: Path) -> None:

@@ -21,6 +21,7 @@ from midstream.run.fit import fit_plan
 from midstream.run.fit_plan import FitOptions, PlannedDocument, plan_of
 from midstream.run.fit_progress import Meter, Update
 from midstream.store.refuse import lock
+from midstream.study.fitting import share
 from midstream.study.study import Lenses, Text
 
 PERCENT = 100
@@ -96,16 +97,6 @@ def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progres
     for file in resume:
         file.unlink(missing_ok=True)
     progress(f"lenses: {', '.join(wanted.kinds)}", PERCENT, PERCENT)
-
-
-def share(lengths: Sequence[int], tokens: int) -> int:
-    """Tokens of each text that are read so that all together have about so many, and no long one has them all."""
-    left = tokens
-    for number, length in enumerate(sorted(lengths)):
-        if length * (len(lengths) - number) >= left:
-            return -(-left // (len(lengths) - number))
-        left -= length
-    return max(lengths, default=0)
 
 
 def _share(texts: Sequence[Text], wanted: Lenses) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from midstream.study.study import Lenses, Need
 
@@ -36,3 +36,13 @@ def every(blocks: int) -> tuple[int, ...]:
 def few(blocks: int) -> tuple[int, ...]:
     """Some layers of a model, 0 and L among them."""
     return tuple(sorted({round(step * blocks / FEW) for step in range(FEW + 1)}))
+
+
+def share(lengths: Sequence[int], tokens: int) -> int:
+    """Tokens of each text that are read so that all together have about so many, and no long one has them all."""
+    left = tokens
+    for number, length in enumerate(sorted(lengths)):
+        if length * (len(lengths) - number) >= left:
+            return -(-left // (len(lengths) - number))
+        left -= length
+    return max(lengths, default=0)

@@ -9,8 +9,9 @@ Letters for shapes: b windows, t bytes read of each, d width, V = 256 bytes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,12 +21,17 @@ from torch import Tensor, nn
 from midstream.errors import RequestError
 from midstream.model.plain import PlainConfig, PlainLM
 from midstream.record import Array
+from midstream.study.study import Ground
 
 BYTES = 256
 """Rows of the embedding, one a byte."""
 
 TOGETHER = 64
 """Windows in one pass of an evaluation."""
+
+AGAIN = 4
+"""How often a byte may be read in training, on average: up to so often it is worth about as much as a new one
+(Muennighoff et al. 2023)."""
 
 Loss = Callable[[PlainLM, Tensor], Tensor]
 """Of a model and a batch ``[b, t + 1]`` int64: one number to be made small."""
@@ -56,8 +62,10 @@ class Training:
     Attributes:
         steps: batches.
         batch: windows in each.
-        rate: the highest learning rate; reached linearly in ``warmup`` steps, then falling as a cosine to 0.
+        rate: the highest learning rate; reached linearly in ``warmup`` steps, then falling as a cosine to ``last``
+            times as much.
         decay: AdamW's weight decay, of matrices and embeddings; biases and norms have none.
+        last: 0 to 1; at 1 the rate stays, and what a step does does not depend on how many are to come.
     """
 
     steps: int
@@ -65,13 +73,14 @@ class Training:
     rate: float
     warmup: int
     decay: float = 0.1
+    last: float = 0.0
 
 
-def fresh(shape: Shape, seed: int) -> PlainLM:
+def fresh(shape: Shape, seed: int, *, scaled: bool = True) -> PlainLM:
     """An untrained GPT-2 of bytes, embedding and unembedding one: float32, on the CPU, equal for equal seeds.
 
     Maps are drawn normally with variance 1 / inputs, those that write into the stream divided by the number of writers
-    (Radford et al. 2019); embeddings with a standard deviation of 0.1; biases are 0, norms 1.
+    (Radford et al. 2019) if ``scaled``; embeddings with a standard deviation of 0.1; biases are 0, norms 1.
     """
     d, c = shape.width, shape.width // shape.heads
     sizes = (BYTES, d, 4 * d, shape.blocks, shape.heads, shape.heads, c, shape.window)
@@ -86,7 +95,7 @@ def fresh(shape: Shape, seed: int) -> PlainLM:
                 weight.fill_(float("ln_" in name and name.endswith("weight")))
                 continue
             scale = 0.1 if ".h." not in name else 1 / math.sqrt(weight.shape[0])  # of Conv1D, [inputs, outputs]
-            scale /= math.sqrt(2 * shape.blocks) if "c_proj" in name else 1.0
+            scale /= math.sqrt(2 * shape.blocks) if scaled and "c_proj" in name else 1.0
             weight.copy_(scale * torch.randn(weight.shape, generator=draw))
     return module
 
@@ -94,6 +103,25 @@ def fresh(shape: Shape, seed: int) -> PlainLM:
 def room(documents: Sequence[bytes], window: int) -> int:
     """Places at which a window and the byte after it can be cut out of some documents."""
     return sum(max(len(document) - window, 0) for document in documents)
+
+
+def bytes_of(ground: Ground, name: str) -> list[bytes]:
+    """The bytes of a set's texts, as far as the study reads them."""
+    of = ground.model.tokenizer.token_bytes
+    key = f"toy bytes {name}"
+    if key not in ground.keep:
+        ground.keep[key] = [b"".join(map(of, text.ids)) for text in ground.texts[name]]
+    return ground.keep[key]
+
+
+def check_room(documents: Sequence[bytes], window: int, training: Training) -> None:
+    """Raise RequestError where documents are too short for a training that reads each byte ``AGAIN`` times at most."""
+    have, read = room(documents, window), training.steps * training.batch * window
+    if have * AGAIN < read:
+        raise RequestError(
+            f"documents to fit on have {have:,} places for a window of {window} bytes, and training reads {read:,} "
+            f"bytes: expected {-(-read // AGAIN):,} or more. Give more text, or a smaller size."
+        )
 
 
 def batches(documents: Sequence[bytes], window: int, training: Training, seed: int) -> Iterator[Tensor]:
@@ -171,11 +199,12 @@ def train(module: PlainLM, data: Iterable[Tensor], loss: Loss, training: Trainin
 
 
 def rate(step: int, training: Training) -> float:
-    """The learning rate of a step, the first being 0: a linear rise, then a cosine that ends at 0."""
+    """The learning rate of a step, the first being 0: a linear rise, then a cosine."""
     if step < training.warmup:
         return training.rate * (step + 1) / training.warmup
     done = (step - training.warmup) / max(training.steps - training.warmup, 1)
-    return training.rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    left = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return training.rate * (training.last + (1 - training.last) * left)
 
 
 def evaluate(module: PlainLM, documents: Sequence[bytes], scoring: Scoring, window: int) -> tuple[Array, Array]:
@@ -218,3 +247,15 @@ def windows(length: int, window: int) -> list[tuple[int, int, int]]:
         found.append((start, done - start, p))
         done, start = start + p, start + max(window // 2, 1)
     return found
+
+
+def step_seconds(shape: Shape, training: Training, loss: Loss) -> float:
+    """Of one step of training, after one that is not counted; the fastest of three."""
+    module, found = fresh(shape, 0), [math.inf]
+    draw = torch.Generator().manual_seed(0)
+    batch = torch.randint(0, BYTES, (training.batch, shape.window + 1), generator=draw)
+    for step in range(4):
+        start = time.perf_counter()
+        train(module, [batch], loss, replace(training, steps=1))
+        found += [time.perf_counter() - start] if step else []
+    return min(found)

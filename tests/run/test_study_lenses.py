@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from midstream.errors import FitError
 from midstream.lens.file import folder
 from midstream.run import fit_pass, study_lenses
 from midstream.run.study_lenses import Shelf, missing, place
-from midstream.study.fitting import every, few
 from midstream.study.study import Lenses, Text
 
 WANTED = Lenses(("input:0", "input:1"), 3000, lambda blocks: (0, blocks))
@@ -98,19 +95,6 @@ def test_two_at_once_do_not_write_one_file(tiny, texts):
         shelf(tiny, texts)["input:0"]
     study_lenses.os.close(handle)
     assert shelf(tiny, texts)["input:0"].kind == "input:0"
-
-
-def test_a_quick_run_reads_few_layers_the_first_and_last_among_them():
-    assert few(30) == (0, 4, 8, 11, 15, 19, 22, 26, 30)
-    assert few(2) == (0, 1, 2)
-    assert every(3) == (0, 1, 2, 3)
-
-
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 4000))
-def test_no_long_text_has_all_the_tokens(lengths, tokens):
-    most = study_lenses.share(lengths, tokens)
-    read = sum(min(length, most) for length in lengths)
-    assert read == sum(lengths) if sum(lengths) < tokens else tokens <= read < tokens + len(lengths)
 
 
 def test_works_that_come_first_by_their_hash_are_not_all_held_out(tiny, texts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,13 @@ def test_maps_are_drawn_as_wide_as_documented():
             assert float(weight.detach().std()) == pytest.approx(scale, rel=0.03)
 
 
+def test_without_the_scale_the_maps_that_write_are_as_wide_as_others():
+    one, other = (weights(fresh(SHAPE, 3, scaled=scaled)) for scaled in (True, False))
+    for name, weight in one.items():
+        factor = 2 if "c_proj.weight" in name else 1  # sqrt(2 blocks)
+        torch.testing.assert_close(other[name], factor * weight)
+
+
 def test_every_place_of_every_document_is_drawn_and_none_across_two():
     cut = {document[i : i + 13] for document in DOCUMENTS for i in range(len(document) - 12)}
     drawn = batches(DOCUMENTS, 12, Training(steps=100, batch=40, rate=1, warmup=1), 0)
@@ -108,6 +116,10 @@ def test_the_rate_rises_and_falls():
     assert all(one > other for one, other in itertools.pairwise(found[4:]))
     assert found[12] == pytest.approx(0.25)
     assert found[20] == pytest.approx(0, abs=1e-12)
+    assert [rate(step, replace(training, last=1.0)) for step in range(21)] == [*found[:4], *[0.5] * 17]
+    half = [rate(step, replace(training, last=0.5)) for step in range(21)]
+    assert half[12] == pytest.approx(0.375)
+    assert half[20] == pytest.approx(0.25)
 
 
 def test_only_matrices_decay_and_by_the_rate():

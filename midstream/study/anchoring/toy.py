@@ -11,7 +11,6 @@ stream is moved as much towards the token just read, which tells nothing new: sa
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,16 +26,17 @@ from midstream.sample.anchor import doubled
 from midstream.study.anchoring.condition import OWN, TRUE
 from midstream.study.study import Arm, Columns, Cost, Ground, Need, Records, Stage, Unit
 from midstream.study.toy import (
-    BYTES,
     Scoring,
     Shape,
     Training,
     batches,
+    bytes_of,
+    check_room,
     evaluate,
     fresh,
     next_byte,
     plain_scores,
-    room,
+    step_seconds,
     train,
     windows,
 )
@@ -50,10 +50,6 @@ UNTRAINED = "plain, moved"
 
 ALPHA = 0.5
 """Strength of the interpolation: strong, since the model is trained with it."""
-
-AGAIN = 4
-"""How often a byte may be read in training, on average: up to so often it is worth about as much as a new one
-(Muennighoff et al. 2023)."""
 
 UNIT = "nats a byte"
 
@@ -148,15 +144,6 @@ def scoring(arm: str, layer: int, alpha: float = ALPHA) -> Scoring:
     return lambda module, ids: anchored_scores(module, ids, layer, alpha, arm)
 
 
-def _documents(ground: Ground, name: str) -> list[bytes]:
-    """The bytes of a set's texts, as far as the study reads them."""
-    of = ground.model.tokenizer.token_bytes
-    key = f"toy bytes {name}"
-    if key not in ground.keep:
-        ground.keep[key] = [b"".join(map(of, text.ids)) for text in ground.texts[name]]
-    return ground.keep[key]
-
-
 def _units(ground: Ground, _records: Records) -> list[Unit]:
     numbers = range(SIZES[ground.size].seeds)
     return [Unit(f"seed-{number}-{arm.replace(' ', '-')}", (number, arm)) for number in numbers for arm in ARMS]
@@ -169,9 +156,9 @@ def _measure(ground: Ground, unit: Unit) -> Columns:
     size = SIZES[ground.size]
     shape, training = size.shape, size.training
     module = fresh(shape, seed)
-    data = batches(_documents(ground, "fit"), shape.window, training, seed)
+    data = batches(bytes_of(ground, "fit"), shape.window, training, seed)
     train(module, data, next_byte(scoring(arm, size.layer)), training)
-    confirm, numbers = _documents(ground, "confirm"), [text.number for text in ground.texts["confirm"]]
+    confirm, numbers = bytes_of(ground, "confirm"), [text.number for text in ground.texts["confirm"]]
     readings = {arm: arm} | ({UNTRAINED: TRUE} if arm == PLAIN else {})
     found = [evaluate(module, confirm, scoring(how, size.layer), shape.window) for how in readings.values()]
     n = len(numbers)
@@ -188,15 +175,8 @@ def _measure(ground: Ground, unit: Unit) -> Columns:
 def check(ground: Ground) -> None:
     """Raise RequestError where there are too few bytes to train on, or none to read."""
     size = SIZES[ground.size]
-    window, training = size.shape.window, size.training
-    read = training.steps * training.batch * window
-    have = room(_documents(ground, "fit"), window)
-    if have * AGAIN < read:
-        raise RequestError(
-            f"documents to fit on have {have:,} places for a window of {window} bytes, and training reads {read:,} "
-            f"bytes: expected {-(-read // AGAIN):,} or more. Give more text, or a smaller size."
-        )
-    if not any(len(document) > 1 for document in _documents(ground, "confirm")):
+    check_room(bytes_of(ground, "fit"), size.shape.window, size.training)
+    if not any(len(document) > 1 for document in bytes_of(ground, "confirm")):
         raise RequestError("no document that confirms has two bytes: expected text to read.")
 
 
@@ -204,32 +184,20 @@ def cost(ground: Ground) -> Cost:
     """What the arm takes; a step of training is one pass of each of its windows, its seconds hold the way back too."""
     size = SIZES[ground.size]
     shape, training = size.shape, size.training
-    read = [part for document in _documents(ground, "confirm") for part in windows(len(document), shape.window)]
-    once = {PLAIN: 1.0, TRUE: 2 - size.layer / shape.blocks}
+    read = [part for document in bytes_of(ground, "confirm") for part in windows(len(document), shape.window)]
+    shares = {PLAIN: 1.0, TRUE: 2 - size.layer / shape.blocks}
     many = {PLAIN: 1, TRUE: len(ARMS) - 1}  # models of either kind
     also = {PLAIN: 0, TRUE: 1}  # evaluations of plain models under the anchor
     trained, evaluated = training.steps * training.batch, len(read)
     forwards = seconds = 0.0
-    for arm, share in once.items():
+    for arm, share in shares.items():
         passes = many[arm] * trained, (many[arm] + also[arm]) * evaluated
         forwards += size.seeds * share * sum(passes)
-        seconds += size.seeds * _timed(size, arm) / training.batch * (passes[0] + passes[1] / 3)  # no way back
+        once = step_seconds(shape, training, next_byte(scoring(arm, size.layer))) / training.batch
+        seconds += size.seeds * once * (passes[0] + passes[1] / 3)  # no way back
     positions = sum(p for _, _, p in read)
     readouts = size.seeds * (len(ARMS) * trained * shape.window + (len(ARMS) + 1) * positions)
     return Cost(forwards, int(forwards * shape.window), readouts, seconds)
-
-
-def _timed(size: Size, arm: str) -> float:
-    """Seconds of one step of training, after one that is not counted; the fastest of three."""
-    module, found = fresh(size.shape, 0), [float("inf")]
-    draw = torch.Generator().manual_seed(0)
-    batch = torch.randint(0, BYTES, (size.training.batch, size.shape.window + 1), generator=draw)
-    loss, one = next_byte(scoring(arm, size.layer)), replace(size.training, steps=1)
-    for step in range(4):
-        start = time.perf_counter()
-        train(module, [batch], loss, one)
-        found += [time.perf_counter() - start] if step else []
-    return min(found)
 
 
 def levels(records: Records) -> list[tuple[str, Estimate]]:

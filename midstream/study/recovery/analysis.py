@@ -19,7 +19,7 @@ from midstream.study.study import Columns, Ground, Records
 
 SHARE, NATS = "share of tokens", "nats"
 
-DISTANCES, NORMS = 5, 3
+DISTANCES, NORMS = 4, 2
 """Classes of the distance to the nearest row and of the row's norm, in which rare and frequent tokens are matched."""
 
 

@@ -28,11 +28,12 @@ LAYER, ACCURACY = "layer", "share of tokens that are the nearest row"
 
 
 def percent(estimate: Estimate) -> str:
-    """``46.1 % (43.9 to 48.2)``, a dash where it is undefined."""
+    """``46.1 % (43.9 to 48.2)`` of a share, which is never beyond 0 and 100; a dash where it is undefined."""
     if np.isnan(estimate.value):
         return "–"
     value = f"{100 * estimate.value:.1f} %"
-    return value if np.isnan(estimate.low) else f"{value} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    low, high = (100 * min(max(end, 0.0), 1.0) for end in (estimate.low, estimate.high))
+    return value if np.isnan(estimate.low) else f"{value} ({low:.1f} to {high:.1f})"
 
 
 def points(estimate: Estimate) -> str:
@@ -193,6 +194,7 @@ def rarer(panel: Panel) -> Section:
         (
             str(layer),
             percent(panel.accuracy(Cell(OWN, 0, layer), rare > 0)),
+            *(_plain(panel.gain(Cell(OWN, 0, layer), weight > 0), 2) for weight in (rare, frequent)),
             points(panel.kept(panel.right(Cell(OWN, 0, layer)))),
             points(panel.kept(panel.right(Cell(NOISY, 0, layer)))),
             points(panel.kept(panel.right(Cell(OWN, 0, layer)) - panel.right(Cell(NOISY, 0, layer)))),
@@ -207,7 +209,15 @@ def rarer(panel: Panel) -> Section:
         "Control: the same reader on the token's own row and white noise, predicted as well by R² as the layer's map "
         "does. It knows nothing of frequency but where rows lie; what is left over it is the model's doing.",
     )
-    heading = (LAYER, "rare", "rare − frequent, points", "the same, row and noise", "difference")
+    heading = (
+        LAYER,
+        "rare found",
+        "gain, rare",
+        "gain, frequent",
+        "found, rare − frequent, points",
+        "the same, row and noise",
+        "difference",
+    )
     return Section("Are rarer tokens kept better?", text, Grid(heading, tuple(rows)))
 
 

@@ -15,6 +15,7 @@ from midstream.lens.fit.sums import Batch, Key, Sums
 from midstream.lens.lens import Lens
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
+from midstream.study.fitting import share
 from midstream.study.recovery.plan import (
     FIRST,
     HELD,
@@ -96,11 +97,17 @@ def means(ground: Ground, lens: Lens) -> dict[int, Tensor]:
     return ground.keep["means"]
 
 
+def per_text(ground: Ground) -> int:
+    """Tokens of each text to fit on that the study's own maps are fitted on."""
+    lengths = [len(text.ids) for text in ground.texts["fit"]]
+    return min(share(lengths, SIZES[ground.size].refit), ground.model.context)
+
+
 def passes(ground: Ground, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
     """The first tokens of texts to fit on, at positions that count: ids ``[n]``, and layer -> ``[n, d]`` float32."""
-    model, most = ground.model, SIZES[ground.size].refit.tokens
+    model, most = ground.model, per_text(ground)
     for text in texts:
-        ids = torch.tensor(text.ids[: min(most, model.context)])
+        ids = torch.tensor(text.ids[:most])
         if len(ids) <= FIRST:
             continue
         stream = capture(model, ids[None].to(model.device), layers=layers)
@@ -125,9 +132,7 @@ def _with_shared(fit: Sums, held: Sums) -> Maps:
 
 
 def _rows(ground: Ground, texts: Sequence[Text], left_out: bool = False) -> Iterator[Batch]:
-    some = SIZES[ground.size].refit.documents
-    chosen = {text.number for text in ground.texts["fit"][:some]}
-    for ids, stream in passes(ground, [text for text in texts if text.number in chosen], _steps(ground)):
+    for ids, stream in passes(ground, texts, _steps(ground)):
         kept = ~unseen(ground, HELD_SHARE)[ids] if left_out else torch.ones(len(ids), dtype=torch.bool)
         x: dict[Key, Tensor] = {("stream", layer): h[kept.to(h.device)] for layer, h in stream.items()}
         yield x, {ROW: ground.model.anatomy.input_rows(ids[kept].to(ground.model.device))}, None

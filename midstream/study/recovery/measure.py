@@ -17,7 +17,7 @@ from midstream.record import Array
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
 from midstream.study.recovery import token as known
-from midstream.study.recovery.maps import Reading, predicted, spread
+from midstream.study.recovery.maps import Reading, per_text, predicted, spread
 from midstream.study.recovery.plan import (
     FIRST,
     FREQUENT,
@@ -186,9 +186,8 @@ STAGES = (
 def cost(ground: Ground) -> Cost:
     """What it takes, its seconds from one text and one read-out on this machine."""
     size, confirm, some = SIZES[ground.size], ground.texts["confirm"], cells(ground)
-    fit = ground.texts["fit"][: size.refit.documents]
     tokens = [min(len(text.ids), ground.model.context) for text in confirm]
-    fitting = 2 * sum(min(len(text.ids), size.refit.tokens) for text in fit)
+    fitting = 2 * sum(min(len(text.ids), per_text(ground)) for text in ground.texts["fit"])
     looked = size.positions * (len(some) + sum(cell.reader == "own" for cell in some))
     looked += size.positions * len(again(ground)) // REFITTED
     passed = sum(tokens) + sum(tokens) // REFITTED + fitting

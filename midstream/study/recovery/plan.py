@@ -36,17 +36,17 @@ class Size:
 
     Attributes:
         positions: of the texts that confirm, in all.
-        refit: tokens of each text to fit on that maps of ``HELD`` and refits are fitted on, and how many texts.
+        refit: tokens that maps of ``HELD`` and refits are fitted on, about as many of each text to fit on.
     """
 
     positions: int
-    refit: Need
+    refit: int
 
 
 SIZES = {
-    "quick": Size(400, Need(40, 128)),
-    "default": Size(3_000, Need(160, 256)),
-    "large": Size(12_000, Need(480, 512)),
+    "quick": Size(400, 5_000),
+    "default": Size(3_000, 40_000),
+    "large": Size(12_000, 200_000),
 }
 
 CONFIRM = {

@@ -29,7 +29,7 @@ from midstream.study.anchoring.toy import (
     setting,
 )
 from midstream.study.study import Ground, Text
-from midstream.study.toy import Shape, Training, batches, evaluate, fresh, next_byte, plain_scores, train
+from midstream.study.toy import AGAIN, Shape, Training, batches, evaluate, fresh, next_byte, plain_scores, train
 from tests.tiny import shaken
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79], [32, 38, 46, 26, 43, 38, 32, 7]])
@@ -353,4 +353,4 @@ def test_sizes_fit_their_needs():
         assert 1 <= size.layer < size.shape.blocks
         read = size.training.steps * size.training.batch * size.shape.window
         # at about 3 bytes a token, were every document that long
-        assert read < toy.AGAIN * 3 * ARM.needs[name]["fit"].documents * ARM.needs[name]["fit"].tokens
+        assert read < AGAIN * 3 * ARM.needs[name]["fit"].documents * ARM.needs[name]["fit"].tokens
