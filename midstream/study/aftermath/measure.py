@@ -189,7 +189,7 @@ def _near(ground: Ground, text: Text, at: Array) -> Array:
 def hiding(ground: Ground) -> Hiding:
     """Made once, with means over fit texts."""
     if "hiding" not in ground.keep:
-        size, texts = SIZES[ground.size].batch, probe.cut(ground)[:16]
+        size, texts = SIZES[ground.size].batch, probe.cut(ground)[:8]
         batches = [ids_of(ground, texts[start : start + size]) for start in range(0, len(texts), size)]
         ground.keep["hiding"] = Hiding.of(ground.model, batches)
     return ground.keep["hiding"]

@@ -237,7 +237,7 @@ NOTES = (
 )
 
 _NEEDS = {
-    "quick": {"fit": FIT["quick"], "tune": Need(8, 128), "confirm": Need(20, 128)},
+    "quick": {"fit": FIT["quick"], "tune": Need(8, 128), "confirm": Need(16, 128)},
     "default": {"fit": FIT["default"], "tune": Need(24, 192), "confirm": Need(96, 192)},
     "large": {"fit": FIT["large"], "tune": Need(96, 512), "confirm": Need(600, 512)},
 }
