@@ -7,7 +7,12 @@ from importlib import import_module
 from midstream.errors import choices
 from midstream.study.study import Study
 
-NAMES = ("can_the_input_still_be_read", "does_anchoring_help", "is_the_input_stored_in_the_guess")
+NAMES = (
+    "can_the_input_still_be_read",
+    "does_anchoring_help",
+    "is_the_input_stored_in_the_guess",
+    "what_happens_after_a_surprise",
+)
 
 
 def study(name: str) -> Study:

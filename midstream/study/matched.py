@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +59,26 @@ def alike(one: Array, other: Array, strata: Array) -> tuple[Array, Array, float]
     kept = one & both[strata]
     alone = 1 - kept.sum() / one.sum() if one.any() else np.nan
     return kept.astype(float), np.where(other, weight[strata], 0.0), float(alone)
+
+
+def thinned(found: Events, types: Array, most: int, generator: np.random.Generator) -> Events:
+    """At most so many of the surprises, and of each type no more unsurprising partners than it has surprises.
+
+    For what is too costly to be measured everywhere; types still weigh the same on both sides.
+    """
+    order = generator.permutation(found.high.size).reshape(found.high.shape)  # who is taken first
+    high = found.high > 0
+    if high.sum() > most:
+        high &= order < np.sort(order[high])[most]
+    taken = np.bincount(types[high], minlength=int(types.max(initial=0)) + 1)
+    low = np.zeros_like(high)
+    at = np.argwhere((found.low > 0) & (taken[types] > 0))
+    for row, column in at[np.argsort(order[tuple(at.T)])]:
+        if taken[types[row, column]] > 0:
+            taken[types[row, column]] -= 1
+            low[row, column] = True
+    one, other, _ = alike(high, low, types)
+    return replace(found, high=one, low=other)
 
 
 def following(values: Array, span: int, usable: Array | None = None) -> Array:

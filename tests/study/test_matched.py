@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstream.study.matched import events, following, room
+from midstream.study.matched import events, following, room, thinned
 
 
 @given(st.integers(0, 10_000))
@@ -58,3 +58,20 @@ def test_what_is_not_usable_is_in_no_mean():
     usable[:, 5] = False
     assert following(values, 3, usable)[0, 3] == pytest.approx((values[0, 4] + values[0, 6]) / 2)
     assert following(values, 1, usable)[0, 4] != following(values, 1, usable)[0, 4]
+
+
+@given(st.integers(0, 10_000), st.integers(0, 30))
+def test_thinned_keeps_no_more_and_types_weigh_alike(seed, most):
+    draw = np.random.default_rng(seed)
+    surprise, types = draw.exponential(2, (6, 40)), draw.integers(0, 12, (6, 40))
+    every = events(surprise, types, np.ones_like(types, bool), share=0.2)
+    found = thinned(every, types, most, np.random.default_rng(seed))
+    assert found.high.sum() == min(most, every.high.sum())
+    assert ((found.high == 0) | (every.high > 0)).all()
+    assert ((found.low == 0) | (every.low > 0)).all()
+    for kind in range(12):
+        of = types == kind
+        assert found.high[of].sum() == pytest.approx(found.low[of].sum())
+        assert (found.low[of] > 0).sum() <= found.high[of].sum()
+    again = thinned(every, types, most, np.random.default_rng(seed))
+    np.testing.assert_array_equal(again.low, found.low)

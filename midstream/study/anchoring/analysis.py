@@ -23,7 +23,8 @@ from midstream.study.anchoring.condition import (
     tried,
 )
 from midstream.study.matched import Events, events, following, room
-from midstream.study.study import Columns, Ground, Records
+from midstream.study.output import ordered
+from midstream.study.study import Ground, Records
 
 
 class Arms(NamedTuple):
@@ -68,11 +69,11 @@ class Panel:
         texts = ground.texts[own]
         numbers = np.array([text.number for text in texts])
         p = len(texts[0].ids) - 1
-        plain = _ordered(records["plain"], numbers, p)
+        plain = ordered(records["plain"], numbers, p)
         columns = records[stage]
         names = np.asarray(columns["condition"])
         moved = {
-            str(name): _ordered({key: values[names == name] for key, values in columns.items()}, numbers, p)["logprob"]
+            str(name): ordered({key: values[names == name] for key, values in columns.items()}, numbers, p)["logprob"]
             for name in np.unique(names)
         }
         usable = (np.arange(p) >= FIRST) & (plain["sink"] == 0)
@@ -147,22 +148,6 @@ class Panel:
 
     def _draw(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
-
-
-def _ordered(columns: Columns, numbers: Array, p: int) -> dict[str, Array]:
-    """Columns as ``[n, p]``, texts in the order of ``numbers``, whatever order the rows came in; NaN where none did."""
-    wanted = np.isin(columns["document"], numbers)
-    index = {int(number): row for row, number in enumerate(numbers)}
-    row = np.array([index[int(number)] for number in columns["document"][wanted]], dtype=np.int64)
-    at = row * p + columns["position"][wanted]
-    found: dict[str, Array] = {}
-    for name, values in columns.items():
-        made = np.zeros(len(numbers) * p, dtype=values.dtype)
-        if values.dtype.kind == "f":
-            made[:] = np.nan
-        made[at] = values[wanted]
-        found[name] = made.reshape(len(numbers), p)
-    return found
 
 
 def threshold_of(ground: Ground, records: Records) -> float:

@@ -15,7 +15,8 @@ from midstream.sample.choose import Choice
 from midstream.sample.generate import Options, generate
 from midstream.stream.capture import capture
 from midstream.study.anchoring.condition import Condition, fitted
-from midstream.study.anchoring.measure import logprobs, maps
+from midstream.study.anchoring.measure import maps
+from midstream.study.output import logprobs
 from midstream.study.repetition import distinct, longest_repeated
 from midstream.study.study import Columns, Ground, Text
 

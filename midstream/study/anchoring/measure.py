@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ from torch import Tensor
 from midstream.errors import RequestError
 from midstream.lens.fit.sums import Batch, Key
 from midstream.lens.lens import Transport
-from midstream.readout.read import Rows, read
-from midstream.readout.reader import output_reader
-from midstream.record import Array
 from midstream.sample.anchor import Anchor, parallel, resumed, skips
 from midstream.stream.capture import capture
 from midstream.stream.change import Interpolate
@@ -30,6 +26,7 @@ from midstream.study.anchoring.condition import (
     layers,
 )
 from midstream.study.displace import angle, rotation, turned
+from midstream.study.output import ids_of, logprobs, table
 from midstream.study.refit import RIDGE
 from midstream.study.refit import fitted as refit_maps
 from midstream.study.study import Columns, Ground, Text
@@ -50,25 +47,6 @@ def check(ground: Ground) -> None:
         raise RequestError(f"{model.name} cannot be studied here: {why}, and that is too slow for a study.")
 
 
-def ids_of(ground: Ground, texts: Sequence[Text]) -> Tensor:
-    """``[b, t]`` int64 on the model's device."""
-    return torch.tensor([text.ids for text in texts], device=ground.model.device)
-
-
-def logprobs(ground: Ground, h: Tensor, targets: Tensor) -> tuple[Array, Array]:
-    """Log-probabilities of targets ``[b, p]`` under the output at layer L ``[b, p, d]``, and the best tokens."""
-    reader = ground.keep.setdefault("reader", output_reader(ground.model.anatomy))
-    x = reader.prepare(h.reshape(-1, h.shape[-1]))
-    if not bool(torch.isfinite(x).all()):
-        raise RequestError(
-            f"the output of {ground.model.name} holds NaN or infinity ({ground.model.dtype}): nothing can be said of "
-            "it; another --dtype may help."
-        )
-    (found,) = read(reader, [Rows(x, targets.reshape(-1, 1))], reference=None, top_k=1, job=1 << 20)
-    shape = tuple(targets.shape)
-    return found.logprob[:, 0].reshape(shape), found.top_ids[:, 0].reshape(shape)
-
-
 def plain(ground: Ground, texts: Sequence[Text]) -> Columns:
     """The texts as they are: tokens, log-probability of each next one, sinks at any layer where streams are moved."""
     ids = ids_of(ground, texts)
@@ -78,7 +56,7 @@ def plain(ground: Ground, texts: Sequence[Text]) -> Columns:
     tokens = ids.cpu().numpy().astype(np.int32)
     sunk = torch.stack([sinks(stream[layer]) for layer in layers(last)]).any(0)[:, :-1].cpu().numpy()
     named = {"token": tokens[:, :-1], "target": tokens[:, 1:], "logprob": logprob, "sink": sunk.astype(np.int16)}
-    return _columns(texts, named)
+    return table(texts, named)
 
 
 def moved(ground: Ground, texts: Sequence[Text], conditions: Sequence[Condition], threshold: float) -> Columns:
@@ -107,7 +85,7 @@ def moved(ground: Ground, texts: Sequence[Text], conditions: Sequence[Condition]
         final = resumed(model, ids, layer, (stream, plain[layer].float()), [last], skip=skip)[last]
         logprob, _ = logprobs(ground, final[:, :-1], ids[:, 1:])
         names = np.full(logprob.shape, condition.name)
-        found.append(_columns(texts, {"condition": names, "logprob": logprob}))
+        found.append(table(texts, {"condition": names, "logprob": logprob}))
     return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
 
@@ -169,13 +147,3 @@ def _rows(ground: Ground, texts: Sequence[Text]) -> Iterator[Batch]:
         kept[:, :4] = False
         x: dict[Key, Tensor] = {("token", 0): rows(ids[:, :-1][kept]), ("token", 1): rows(ids[:, 1:][kept])}
         yield x, {f"layer:{layer}": h[:, :-1][kept].float() for layer, h in stream.items()}, None
-
-
-def _columns(texts: Sequence[Text], values: dict[str, Any]) -> Columns:
-    """Rows of a table, text by text and position by position, from ``[b, p]`` arrays."""
-    b, p = next(iter(values.values())).shape
-    columns: dict[str, Array] = {
-        "document": np.repeat(np.array([text.number for text in texts], np.int32), p),
-        "position": np.tile(np.arange(p, dtype=np.int32), b),
-    }
-    return columns | {name: np.asarray(value).reshape(-1) for name, value in values.items()}

@@ -29,6 +29,7 @@ from midstream.study.anchoring.condition import (
     tried,
 )
 from midstream.study.displace import angle
+from midstream.study.output import ids_of, logprobs
 from midstream.study.questions import does_anchoring_help as question
 from midstream.study.study import Ground, Text
 from midstream.study.verdict import decide
@@ -54,13 +55,13 @@ def rows(columns, name, count):
 
 def test_the_true_condition_is_the_anchor_of_generation_on_given_text(ground):
     four = ground.texts["tune"]
-    ids = measure.ids_of(ground, four)
+    ids = ids_of(ground, four)
     condition = Condition(15, 0.3, "embedding")
     h = capture(ground.model, ids, layers=[15])[15]
     final = anchored(
         ground.model, ids, Anchor(15, 0.3, ground.model.anatomy.input_rows), ~sinks(h), [(30, "resid_post")]
     )[30, "resid_post"]
-    expected, _ = measure.logprobs(ground, final[:, :-1], ids[:, 1:])
+    expected, _ = logprobs(ground, final[:, :-1], ids[:, 1:])
     found = measure.moved(ground, four, [condition], 5.0)
     np.testing.assert_allclose(rows(found, condition.name, 4), expected, atol=1e-4)
 
@@ -81,7 +82,7 @@ def test_strength_0_changes_nothing_and_sinks_do(ground):
 
 def test_every_control_is_displaced_by_the_same_angle_at_the_same_length(ground):
     four = ground.texts["tune"]
-    ids = measure.ids_of(ground, four)
+    ids = ids_of(ground, four)
     h = capture(ground.model, ids, layers=[15])[15][:, :-1]
     draw = torch.Generator().manual_seed(0)
     other = torch.randint(3, 90, ids[:, 1:].shape, generator=draw)
@@ -110,7 +111,7 @@ def test_the_rule_moves_only_after_surprises(ground):
 
 def test_a_random_token_is_never_the_true_one_and_the_same_whatever_the_batch(ground):
     four = ground.texts["tune"]
-    ids = measure.ids_of(ground, four)
+    ids = ids_of(ground, four)
     drawn = measure._random(ground, four, ids)
     assert not bool((drawn == ids[:, 1:]).any())
     assert torch.equal(measure._random(ground, four[2:], ids[2:]), drawn[2:])
@@ -245,10 +246,10 @@ def test_refits_keep_the_surprises_of_all_texts(ground):
 
 def test_an_output_without_numbers_is_refused_and_counts_for_no_effect(ground):
     two = ground.texts["tune"][:2]
-    ids = measure.ids_of(ground, two)
+    ids = ids_of(ground, two)
     h = torch.full((2, T, ground.model.anatomy.width), float("nan"))
     with pytest.raises(RequestError, match="NaN or infinity"):
-        measure.logprobs(ground, h[:, :-1], ids[:, 1:])
+        logprobs(ground, h[:, :-1], ids[:, 1:])
 
 
 def test_where_both_do_exactly_the_same_nothing_is_divided(ground):
