@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from midstream.record import Estimate
-from midstream.study.aftermath import analysis, findings, measure, probe, stages
+from midstream.study.aftermath import analysis, findings, measure, probe, stages, toy
 from midstream.study.aftermath.analysis import NATS, Weights
 from midstream.study.aftermath.condition import AFTER, FIRST, PROMPT, READ, SIZES, SPAN, decided, layers
 from midstream.study.aftermath.panel import OWN, Panel
 from midstream.study.aftermath.repeats import repeats
 from midstream.study.fitting import FIT, lenses
 from midstream.study.report import LinedUp, Report, shown
-from midstream.study.study import Arm, Ground, Need, Records, Study
+from midstream.study.study import Arm, Ground, Need, Records, Study, about_model, about_sets
 from midstream.study.verdict import Claim, Verdict, decide
 
 READS = Claim(
@@ -105,8 +105,8 @@ LINED_UP = (
         "Residual connections encourage iterative inference (Jastrzębski et al. 2018)",
         "Late blocks refine what is there: what they add lies along the loss's negative gradient, and is small.",
         "",
-        "There image classifiers, whose loss is at the same place; here a token's own loss is one position before the "
-        "place where the token is read, so what is refined at i + 1 is another prediction.",
+        "There image classifiers, whose loss is at the same place; here a token's own loss is one position before "
+        "the place where the token is read, so what is refined at i + 1 is another prediction.",
     ),
     LinedUp(
         "In-context learning and induction heads (Olsson et al. 2022)",
@@ -131,6 +131,7 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
         findings.excess(ground, main),
         *findings.plasma(ground, main),
         *findings.kept(ground, main),
+        toy.section(records),
     )
     return Report(
         name=STUDY.name,
@@ -189,27 +190,18 @@ def _answer(verdicts: tuple[Verdict, ...]) -> str:
 
 
 def _about(ground: Ground) -> tuple[str, ...]:
-    model, confirm = ground.model, ground.texts["confirm"]
-    special = model.tokenizer.encode("a").kinds[0] == "special"
-    first = "the tokenizer's own" if special else "of the text: none is added"
-    mapped, tokens = len(probe.cut(ground)), SIZES[ground.size].probe[1]
+    confirm, mapped, tokens = ground.texts["confirm"], len(probe.cut(ground)), SIZES[ground.size].probe[1]
     return (
-        f"{model.name}, {model.anatomy.layers} blocks of width {model.anatomy.width}, {model.dtype}, raw text without "
-        f"a chat template; the first token is {first}. "
-        + "; ".join(f"{name}: {value}" for name, value in model.fingerprint.circumstances.items()),
-        f"The first {len(confirm[0].ids)} tokens of each document: "
-        + "; ".join(
-            f"{len(ground.texts[name])} documents of {len({text.work for text in ground.texts[name]})} works to {name}"
-            for name in ("tune", "confirm")
-        )
-        + f"; {len(ground.texts['fit'])} documents to fit lenses and count tokens; {mapped} of them, {tokens} tokens "
-        "each, for the maps to the surprise. No work is in two of these sets.",
-        "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position i "
-        "+ 1. A token is held against the same token where it was no surprise.",
-        f"Null: the model's own samples, temperature 1, which continue the first {PROMPT} tokens of each document "
-        "to its length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be "
-        "mended. They count for the work of the document. The first "
-        f"{FIRST} positions of any text are in no number, nor are attention sinks.",
+        about_model(ground),
+        f"The first {len(confirm[0].ids)} tokens of each document to tune and confirm: {about_sets(ground)} {mapped} "
+        f"of the documents to fit, {tokens} tokens each, are for the maps to the surprise, all for lenses and "
+        "counts.",
+        "Position i predicts the next token; its surprise is −log p of the one that came, which is read at position "
+        "i + 1. A token is held against the same token where it was no surprise.",
+        f"Null: the model's own samples, temperature 1, which continue the first {PROMPT} tokens of each document to "
+        "its length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be "
+        f"mended. They count for the work of the document. The first {FIRST} positions of any text are in no number, "
+        "nor are attention sinks.",
     )
 
 
@@ -218,8 +210,9 @@ def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> t
     places, panel = layers(ground), Panel.of(ground, main, "confirm")
     first = findings.first_readable(places, analysis.gains(panel, places))
     ours = (
-        f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}). Hidden from "
-        f"a third of the depth on, the position that read it is missed more than the same token's by {reads} nats.",
+        f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}). Hidden "
+        f"from a third of the depth on, the position that read it is missed more than the same token's by {reads} "
+        "nats.",
         findings.late_writes(ground, main),
         f"Badly missed rare tokens are likelier the second time by {back} nats.",
     )
@@ -249,10 +242,11 @@ STUDY = Study(
     "the place where it guessed or the place where it saw, and does a word that took it by surprise (“plasma”) come "
     "back? (The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, "
     "2020; our words.)",
-    prediction=PREDICTION,
+    prediction=f"{PREDICTION} {toy.PREDICTION}",
     claims=(READS, CHANCE, COPY, BACK, GONE),
     arms={
         "main": Arm(_NEEDS, stages.MAIN, measure.check, stages.cost, lenses("tuned", "input:0", "input:1")),
+        "toy": toy.ARM,
     },
     analyse=analyse,
     minutes={"quick": 2, "default": 12, "large": 400},
