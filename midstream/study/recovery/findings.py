@@ -60,7 +60,7 @@ def by_layer(panel: Panel) -> Section:
             _plain(panel.explained(Cell(OWN, 0, layer)), 3),
             _plain(panel.gain(Cell(OWN, 0, layer)), 2),
             percent(panel.accuracy(Cell(SHARED, 0, layer))),
-            percent(panel.accuracy(Cell(OTHER, 0, layer))),
+            percent(panel.accuracy(other)) if (other := Cell(OTHER, 0, layer)) in panel.cells else "–",
         )
         for layer in panel.layers(OWN, 0)
     ]

@@ -157,6 +157,17 @@ def test_the_report_is_complete(records, ground):
     )
 
 
+def test_layers_that_only_some_readers_read_are_shown(records, ground):
+    read = records["read"]
+    own = np.isin(read["reader"], [OWN, SHARED]) & (read["lag"] < 2) & (read["layer"] == 4)
+    more = {name: np.concatenate([values, values[own]]) for name, values in read.items()}
+    more["layer"][len(own) :] = 5
+    report = question.analyse(replace(ground, keep={}), {"main": records | {"read": more}})
+    rows = {row[0]: row for row in report.sections[0].grid.rows}
+    assert rows["5"][-1] == "–"
+    assert rows["5"][1:-1] == rows["4"][1:-1]
+
+
 def test_without_intervals_nothing_breaks(records, ground):
     few = ground.texts["confirm"][:5]
     kept = {text.number for text in few}
