@@ -209,6 +209,8 @@ def _signed(main: Prepared, report: Report, command: str, left: Sequence[str]) -
     model, options = main.ground.model, main.options
     made = provenance(model, request(model, {"lens": ["logit"], "seed": options.seed}), [], command)
     settings = {"size": options.size, "intervals count": _units(main.sets.unit), "documents": main.sets.seen}
+    wanted = main.study.arms[MAIN].lenses.get(options.size)
+    lenses = study_lenses.digests(model, main.ground.texts["fit"], wanted, options.seed) if wanted else {}
     caveat = "A quick run, to see that it works: nothing is decided by it." if options.size == "quick" else ""
     if main.short and not caveat:
         caveat = f"Forced though it was {main.short}: nothing is decided by it."
@@ -219,7 +221,7 @@ def _signed(main: Prepared, report: Report, command: str, left: Sequence[str]) -
         report,
         caveat=caveat,
         about=tuple(about),
-        provenance=replace(made, lenses={}, corpus=main.sets.digest, settings=made.settings | settings),
+        provenance=replace(made, lenses=lenses, corpus=main.sets.digest, settings=made.settings | settings),
     )
 
 

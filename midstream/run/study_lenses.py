@@ -43,6 +43,13 @@ def missing(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int) -> l
     return [kind for kind in map(parse, wanted.kinds) if not (home / kind.file).is_file()]
 
 
+def digests(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int) -> dict[str, str]:
+    """Kind -> sha256 of its file, for a report; a kind whose file is not there is left out."""
+    home = place(model, texts, wanted, seed)
+    files = {kind: home / parse(kind).file for kind in wanted.kinds}
+    return {kind: hashlib.sha256(file.read_bytes()).hexdigest() for kind, file in files.items() if file.is_file()}
+
+
 class Shelf(Mapping[str, Lens]):
     """Kind -> lens; those that are not there yet are fitted when one is asked for, a stopped fit is gone on with.
 

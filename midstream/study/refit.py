@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from midstream.lens.fit.least_squares import Fitted, solve
@@ -13,6 +14,9 @@ QUARTERS = 4
 
 RIDGE = 8
 """One work in so many chooses the ridge of the maps."""
+
+CALIBRATED = 8
+"""Texts that the shifts of the sums are taken from."""
 
 Maps = dict[tuple[Key, str], Fitted]
 """(input, target) -> map."""
@@ -52,12 +56,10 @@ def fitted(
 
 def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Batch]], solved: Solver) -> Iterator[Maps]:
     quarters, ridge = grouped(texts)
-    fixed = calibrate(rows(quarters[0][:8]))
+    fixed = calibrate(rows(quarters[0][:CALIBRATED]))
     sums = [_summed(fixed, rows(group)) for group in quarters]
     held = _summed(fixed, rows(ridge))
-    whole = sums[0]
-    for other in sums[1:]:
-        whole = whole.merged(other)
+    whole = functools.reduce(Sums.merged, sums)
     yield solved(whole, held)
     for part in sums:
         yield solved(whole.without(part), held)

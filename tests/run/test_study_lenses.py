@@ -9,7 +9,7 @@ import torch
 from midstream.errors import FitError
 from midstream.lens.file import folder
 from midstream.run import fit_pass, study_lenses
-from midstream.run.study_lenses import Shelf, missing, place
+from midstream.run.study_lenses import Shelf, digests, missing, place
 from midstream.study.study import Lenses, Text
 
 WANTED = Lenses(("input:0", "input:1"), 3000, lambda blocks: (0, blocks))
@@ -45,6 +45,13 @@ def test_are_made_when_asked_for_and_only_once(tiny, texts):
     assert missing(tiny, texts, more._given[2], 0)[0].name == "shortcut"  # what another study made is not made again
     assert more["shortcut"].kind == "shortcut"
     assert said[0][0] == "lenses: shortcut"
+
+
+def test_are_named_by_the_digests_of_their_files(tiny, texts):
+    assert digests(tiny, texts, WANTED, 0) == {}
+    made = shelf(tiny, texts)
+    assert made["input:0"].digest
+    assert digests(tiny, texts, WANTED, 0) == {kind: made[kind].digest for kind in WANTED.kinds}
 
 
 def test_depend_on_what_they_were_fitted_on_and_are_not_the_users(tiny, texts):

@@ -31,6 +31,7 @@ class Panel:
         cells: cell -> column -> ``[n]``; NaN at places that were not read (refits read a part).
         known: column of the stage ``places`` -> ``[n]``.
         document: ``[n]``, index of each place's text; works: ``[texts]``.
+        first: layer -> ``[texts]``, whether its own map finds a text's first token.
         blocks: L.
     """
 
@@ -38,6 +39,7 @@ class Panel:
     known: dict[str, Array]
     document: Array
     works: Array
+    first: dict[int, Array]
     blocks: int
     seed: int
 
@@ -61,6 +63,11 @@ class Panel:
     def accuracy(self, cell: Cell, where: Array | None = None) -> Estimate:
         """How often the token was the nearest row."""
         return self.mean(self.right(cell), where)
+
+    def first_token(self, layer: int) -> Estimate:
+        """How often the own map finds the first token of a text, an attention sink; NaN where it was not read."""
+        found = self.first.get(layer, np.full(len(self.works), np.nan))
+        return ratio(found, np.ones(len(found)), clusters=self.works, generator=self._draw(), unit=SHARE)
 
     def explained(self, cell: Cell, where: Array | None = None) -> Estimate:
         """``R² = 1 − Σ|row − predicted|² / Σ|row − mean row of the fit texts|²``."""
@@ -193,9 +200,9 @@ def _classes(values: Array, number: int) -> Array:
 
 
 def _panel(ground: Ground, records: Records) -> Panel:
-    read = records["read"]
-    first = _rows(read, OWN, 0, 0, -1)
-    where = _place(read)[first]
+    read, first = records["read"], records["first"]
+    own = _rows(read, OWN, 0, 0, -1)
+    where = _place(read)[own]
     known, of = records["places"], _place(records["places"])
     order = np.argsort(of)
     found = order[np.searchsorted(of[order], where)]
@@ -203,8 +210,9 @@ def _panel(ground: Ground, records: Records) -> Panel:
     return Panel(
         {**_cells(read, where), **_cells(records["refits"], where)},
         {name: values[found] for name, values in known.items()},
-        np.array([numbers[number] for number in read["document"][first].tolist()]),
+        np.array([numbers[number] for number in read["document"][own].tolist()]),
         np.array([text.work for text in ground.texts["confirm"]]),
+        {layer: first["right"][first["layer"] == layer].astype(np.float64) for layer in np.unique(first["layer"])},
         ground.model.anatomy.layers,
         ground.seed,
     )

@@ -59,8 +59,11 @@ def by_layer(panel: Panel) -> Section:
             percent(panel.accuracy(Cell(OWN, 0, layer))),
             _plain(panel.explained(Cell(OWN, 0, layer)), 3),
             _plain(panel.gain(Cell(OWN, 0, layer)), 2),
-            percent(panel.accuracy(Cell(SHARED, 0, layer))),
-            percent(panel.accuracy(other)) if (other := Cell(OTHER, 0, layer)) in panel.cells else "–",
+            *(
+                percent(panel.accuracy(at)) if (at := Cell(r, 0, layer)) in panel.cells else "–"
+                for r in (SHARED, OTHER)
+            ),
+            percent(panel.first_token(layer)),
         )
         for layer in panel.layers(OWN, 0)
     ]
@@ -71,8 +74,10 @@ def by_layer(panel: Panel) -> Section:
         f"Without the stream: the most frequent token is right at {percent(panel.accuracy(Cell(FREQUENT, 0, 0)))}, "
         f"what most often came after the two tokens before it at {percent(guess)}. The gain in log-probability is "
         "that of a calibrated softmax over distances, less the token's log-frequency.",
+        "The first token of a text is an attention sink, which the maps are not fitted on: it is shown apart and in no "
+        "other number.",
     )
-    heading = (LAYER, "own map", "R²", "gain, nats", "one map for all", "map of half depth")
+    heading = (LAYER, "own map", "R²", "gain, nats", "one map for all", "map of half depth", "first token")
     lines = [
         _line("own map", panel.layers(OWN, 0), panel.curve([Cell(OWN, 0, at) for at in panel.layers(OWN, 0)])),
         _line(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from midstream.lens.fit.least_squares import Fitted, solve, solve_shared
-from midstream.lens.fit.sums import Batch, Key, Sums
+from midstream.lens.fit.sums import Calibration, Key, Sums, calibrate
 from midstream.lens.lens import Lens
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
@@ -30,7 +31,7 @@ from midstream.study.recovery.plan import (
     steps,
 )
 from midstream.study.recovery.token import unseen
-from midstream.study.refit import Maps, fitted
+from midstream.study.refit import CALIBRATED, Maps, grouped
 from midstream.study.study import Ground, Text
 
 ROW = "row"
@@ -113,12 +114,37 @@ def passes(ground: Ground, texts: Sequence[Text], layers: Sequence[int]) -> Iter
 
 def refits(ground: Ground) -> list[Maps]:
     """Least squares at ``steps``, a map a layer and one for all: of all fit texts, then without a quarter each."""
-    return fitted(ground, "recovery", lambda texts: _rows(ground, texts), solved=_with_shared)
+    return _own(ground)[0]
 
 
 def disjoint(ground: Ground) -> Maps:
-    """The same without a fifth of the token types."""
-    return fitted(ground, "recovery, unseen types", lambda texts: _rows(ground, texts, left_out=True))[0]
+    """A map a layer of all fit texts without a fifth of the token types."""
+    return _own(ground)[1]
+
+
+def _own(ground: Ground) -> tuple[list[Maps], Maps]:
+    """Both, from one pass: sums of different positions add up, so that each part is counted by whether it is seen."""
+    if "own maps" not in ground.keep:
+        quarters, ridge = grouped(ground.texts["fit"])
+        fixed = calibrate((x, y, None) for x, y, _ in _rows(ground, quarters[0][:CALIBRATED]))
+        known = [_by_type(ground, fixed, group) for group in (*quarters, ridge)]
+        *parts, held = [seen.merged(not_seen) for seen, not_seen in known]
+        whole = functools.reduce(Sums.merged, parts)
+        refitted = [_with_shared(sums, held) for sums in (whole, *(whole.without(part) for part in parts))]
+        *seen, held = [seen for seen, _ in known]
+        ground.keep["own maps"] = refitted, solve(functools.reduce(Sums.merged, seen), held)
+    return ground.keep["own maps"]
+
+
+def _by_type(ground: Ground, fixed: Calibration, texts: Sequence[Text]) -> tuple[Sums, Sums]:
+    """The sums of the positions whose token's type the maps of ``HELD`` see, and of the others."""
+    seen, not_seen = (Sums.empty(fixed, "a study's texts") for _ in range(2))
+    for x, y, kept in _rows(ground, texts):
+        for sums, where in ((seen, kept), (not_seen, ~kept)):
+            sums.add({key: h[where] for key, h in x.items()}, {name: rows[where] for name, rows in y.items()}, None)
+    seen.release()
+    not_seen.release()
+    return seen, not_seen
 
 
 def _with_shared(fit: Sums, held: Sums) -> Maps:
@@ -126,11 +152,12 @@ def _with_shared(fit: Sums, held: Sums) -> Maps:
     return solve(fit, held) | shared
 
 
-def _rows(ground: Ground, texts: Sequence[Text], left_out: bool = False) -> Iterator[Batch]:
+def _rows(ground: Ground, texts: Sequence[Text]) -> Iterator[tuple[Mapping[Key, Tensor], Mapping[str, Tensor], Tensor]]:
+    """Inputs, targets, and ``[n]`` bool, whether the token's type is seen by the maps of ``HELD``."""
     for ids, stream in passes(ground, texts, _steps(ground)):
-        kept = ~unseen(ground, HELD_SHARE)[ids] if left_out else torch.ones(len(ids), dtype=torch.bool)
-        x: dict[Key, Tensor] = {("stream", layer): h[kept.to(h.device)] for layer, h in stream.items()}
-        yield x, {ROW: ground.model.anatomy.input_rows(ids[kept].to(ground.model.device))}, None
+        x: dict[Key, Tensor] = {("stream", layer): h for layer, h in stream.items()}
+        rows = ground.model.anatomy.input_rows(ids.to(ground.model.device))
+        yield x, {ROW: rows}, ~unseen(ground, HELD_SHARE)[ids].to(rows.device)
 
 
 def _steps(ground: Ground) -> tuple[int, ...]:

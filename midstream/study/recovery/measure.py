@@ -33,6 +33,7 @@ from midstream.study.recovery.plan import (
     batches,
     cells,
     positions,
+    scored,
     steps,
 )
 from midstream.study.refit import RIDGE
@@ -131,6 +132,7 @@ def recovered(ground: Ground, texts: Sequence[Text], wanted: Sequence[Cell], gue
     mean = spread(ground)[0].float().to(ground.model.device)
     found: list[Mapping[str, Array]] = []
     of_own: dict[int, float] = {}
+    gains, none = scored(ground), np.full(len(at.document), np.nan, np.float32)
     for cell in wanted:
         true = rows[cell.lag]
         if cell.reader == NOISY:
@@ -143,7 +145,7 @@ def recovered(ground: Ground, texts: Sequence[Text], wanted: Sequence[Cell], gue
             "right": np.where(best < 0, np.nan, best == at.tokens[cell.lag]).astype(np.float32),
             "error": _square(true - reading.row),
             "spread": _square(true - mean),
-            "gain": _gain(ground, reading, at.tokens[cell.lag]),
+            "gain": _gain(ground, reading, at.tokens[cell.lag]) if cell in gains else none,
         }
         if cell == Cell(OWN, 0, cell.layer) and len(true):
             of_own[cell.layer] = 1 - float(columns["error"].sum() / columns["spread"].sum())
@@ -151,6 +153,20 @@ def recovered(ground: Ground, texts: Sequence[Text], wanted: Sequence[Cell], gue
     if guesses:
         found += [_guessed(ground, at, name, lag) for name in (TABLE, FREQUENT) for lag in LAGS]
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def first_tokens(ground: Ground, texts: Sequence[Text]) -> Columns:
+    """Whether own maps find the first token of each text, an attention sink: one row a text and layer."""
+    ids = torch.tensor([text.ids[0] for text in texts])
+    some = steps(ground.model.anatomy.layers)
+    stream = capture(ground.model, ids[:, None].to(ground.model.device), layers=some)
+    reader = input_reader(ground.model.anatomy)
+    best = [top1(reader, predicted(ground, Cell(OWN, 0, layer), stream[layer][:, 0].float()).row) for layer in some]
+    return {
+        "document": np.tile(np.array([text.number for text in texts], np.int32), len(some)),
+        "layer": np.repeat(np.array(some, np.int16), len(texts)),
+        "right": np.concatenate([found == ids for found in best]).astype(np.float32),
+    }
 
 
 def _guessed(ground: Ground, at: Seen, name: str, lag: int) -> Mapping[str, Array]:
@@ -193,24 +209,29 @@ def _units(ground: Ground, _records: Records) -> list[Unit]:
     return [Unit(f"texts-{number:03d}", texts) for number, texts in enumerate(batches(ground.texts["confirm"]))]
 
 
+def _whole(ground: Ground, _records: Records) -> list[Unit]:
+    return [Unit("texts", ground.texts["confirm"])]
+
+
 def _refit_units(ground: Ground, records: Records) -> list[Unit]:
     return _units(ground, records)[::REFITTED]
 
 
 STAGES = (
     Stage("places", _units, lambda ground, unit: places(ground, unit.what)),
+    Stage("first", _whole, lambda ground, unit: first_tokens(ground, unit.what)),
     Stage("read", _units, lambda ground, unit: recovered(ground, unit.what, cells(ground), guesses=True)),
     Stage("refits", _refit_units, lambda ground, unit: recovered(ground, unit.what, again(ground), guesses=False)),
 )
-"""What is known of the tokens, then all readers, then refitted maps on one unit in four."""
+"""What is known of the tokens; first tokens; then all readers, then refitted maps on one unit in four."""
 
 
 def cost(ground: Ground) -> Cost:
     """What it takes, its seconds from one text and one read-out on this machine."""
     size, confirm, some = SIZES[ground.size], ground.texts["confirm"], cells(ground)
     tokens = [min(len(text.ids), ground.model.context) for text in confirm]
-    fitting = 2 * sum(min(len(text.ids), per_text(ground)) for text in ground.texts["fit"])
-    looked = size.positions * (len(some) + sum(cell.reader == "own" for cell in some))
+    fitting = sum(min(len(text.ids), per_text(ground)) for text in ground.texts["fit"])
+    looked = size.positions * (len(some) + len(scored(ground)))
     looked += size.positions * len(again(ground)) // REFITTED
     passed = sum(tokens) + sum(tokens) // REFITTED + fitting
     reader = ground.keep.setdefault("reader", input_reader(ground.model.anatomy))

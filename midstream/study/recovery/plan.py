@@ -88,12 +88,18 @@ def depth(blocks: int, share: float) -> int:
 
 
 def cells(ground: Ground) -> list[Cell]:
-    """All that is read with maps: of the token read and the one before at every layer, of others at ``steps``."""
+    """All that is read with maps: the token read and the one before by own maps at every layer, others at ``steps``."""
     blocks = ground.model.anatomy.layers
     some, all_of = steps(blocks), steps(blocks) if ground.size == "quick" else every(blocks)
-    found = [Cell(reader, lag, layer) for reader, lag in ((OWN, 0), (OWN, 1), (SHARED, 0)) for layer in all_of]
-    others = [(OWN, 2), (OWN, 3), (OWN, 4), (SHARED, 1), (OTHER, 0), (NOISY, 0), (LESS, 0), (HELD, 0)]
+    found = [Cell(reader, lag, layer) for reader, lag in ((OWN, 0), (OWN, 1)) for layer in all_of]
+    others = [(OWN, 2), (OWN, 3), (OWN, 4), (SHARED, 0), (SHARED, 1), (OTHER, 0), (NOISY, 0), (LESS, 0), (HELD, 0)]
     return found + [Cell(reader, lag, layer) for reader, lag in others for layer in some]
+
+
+def scored(ground: Ground) -> set[Cell]:
+    """What calibrated log-probabilities are read of too: own maps, of the token read at every layer."""
+    some = steps(ground.model.anatomy.layers)
+    return {cell for cell in cells(ground) if cell.reader == OWN and (cell.lag == 0 or cell.layer in some)}
 
 
 def again(ground: Ground) -> list[Cell]:

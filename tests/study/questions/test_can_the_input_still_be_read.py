@@ -10,6 +10,7 @@ import torch
 
 from midstream.errors import RequestError
 from midstream.run.study_lenses import Shelf
+from midstream.stream.capture import capture
 from midstream.study.fitting import lenses
 from midstream.study.questions import can_the_input_still_be_read as question
 from midstream.study.recovery import measure
@@ -117,6 +118,23 @@ def test_at_layer_0_the_token_read_is_found_and_alone_there(records, ground):
     assert panel.accuracy(Cell(FREQUENT, 2, 0)).value < 0.1
 
 
+def test_first_tokens_are_read_apart(records, ground):
+    """By the same maps, at the layers that everything is read at; at layer 0 the token is alone there."""
+    found = records["first"]
+    some = [text.number for text in ground.texts["confirm"]]
+    assert found["document"][:16].tolist() == some
+    panel = Panel.of(ground, records)
+    assert panel.first_token(0).value == 1
+    assert np.isnan(panel.first_token(5).value)
+    ids = torch.tensor([text.ids[:2] for text in ground.texts["confirm"]])
+    stream = capture(ground.model, ids, layers=[15])[15][:, 0]
+    row = predicted(ground, Cell(OWN, 0, 15), stream.float()).row
+    best = torch.cdist(row.double(), ground.model.anatomy.input_rows().double()).argmin(1)
+    np.testing.assert_array_equal(panel.first[15], (best == ids[:, 0]).numpy())
+    # and no other number holds them
+    assert records["read"]["position"].min() >= FIRST
+
+
 def measured(ground):
     found = {}
     for stage in question.STUDY.arms["main"].stages:
@@ -159,13 +177,13 @@ def test_the_report_is_complete(records, ground):
 
 def test_layers_that_only_some_readers_read_are_shown(records, ground):
     read = records["read"]
-    own = np.isin(read["reader"], [OWN, SHARED]) & (read["lag"] < 2) & (read["layer"] == 4)
+    own = (read["reader"] == OWN) & (read["lag"] < 2) & (read["layer"] == 4)
     more = {name: np.concatenate([values, values[own]]) for name, values in read.items()}
     more["layer"][len(own) :] = 5
     report = question.analyse(replace(ground, keep={}), {"main": records | {"read": more}})
     rows = {row[0]: row for row in report.sections[0].grid.rows}
-    assert rows["5"][-1] == "–"
-    assert rows["5"][1:-1] == rows["4"][1:-1]
+    assert rows["5"][4:] == ("–", "–", "–")
+    assert rows["5"][1:4] == rows["4"][1:4]
 
 
 def test_without_intervals_nothing_breaks(records, ground):
@@ -220,7 +238,7 @@ def world(early, late, shared=(0.0, 0.0), rare=0.0, noise=0.0, seed=0, works=30,
     own, control = found[Cell(OWN, 0, 30)], found[Cell(NOISY, 0, 30)]
     control["error"] = control["error"] / control["spread"] * own["spread"]  # both are read at the same places
     rows = {"frequency": frequency, "nearest": draw.random(n), "norm": draw.random(n), "token": frequency}
-    return Panel(found, rows, document, np.array([f"w{k}" for k in range(works)]), blocks, seed)
+    return Panel(found, rows, document, np.array([f"w{k}" for k in range(works)]), {}, blocks, seed)
 
 
 def test_planted_effects_are_found_with_their_size():
