@@ -199,4 +199,5 @@ STUDY = Study(
     },
     analyse=analyse,
     minutes={"quick": 1, "default": 11, "large": 60},
+    revision=2,
 )
