@@ -100,17 +100,17 @@ class Panel:
             ground.seed,
         )
 
-    def estimate(self, number: Number, unit: str = "1") -> Estimate:
+    def estimate(self, number: Number) -> Estimate:
         """A number with its interval."""
         groups = len(number.sums)
-        found = ratio(number.pseudo(), np.ones(groups), clusters=np.arange(groups), generator=self._draw(), unit=unit)
+        found = ratio(number.pseudo(), np.ones(groups), clusters=np.arange(groups), generator=self._draw(), unit="1")
         return self._counted(found)
 
-    def curve(self, numbers: Sequence[Number], unit: str = "1") -> list[Estimate]:
+    def curve(self, numbers: Sequence[Number]) -> list[Estimate]:
         """Several numbers with simultaneous intervals."""
         values = np.array([number.pseudo() for number in numbers])
         groups = np.arange(values.shape[1])
-        found = band(values, np.ones(len(groups)), clusters=groups, generator=self._draw(), unit=unit)
+        found = band(values, np.ones(len(groups)), clusters=groups, generator=self._draw(), unit="1")
         return [self._counted(one) for one in found]
 
     def share(self, layer: int, k: int, *, less: float = 0.0, order: str = "relevance", without: int = -1) -> Number:

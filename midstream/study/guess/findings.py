@@ -147,9 +147,9 @@ def over_epsilon(panel: Panel, found: Cuts) -> Section:
         "nats that reading from S may add",
         "share of the explained",
         lines,
-        "All at the k of S. Input and guess are told apart where S lies above or below the outputs turned at random "
-        f"(mean and range). {BAND}",
-        tuple((x, f"{epsilon:g}\u2009(k\u2009=\u2009{k})") for x, epsilon, k in zip(at, EPSILONS, ks, strict=True)),
+        f"All at the k of S, {', '.join(map(str, ks))}. Input and guess are told apart where S lies above or below the "
+        f"outputs turned at random (mean and range). {BAND}",
+        tuple((x, f"{epsilon:g}") for x, epsilon in zip(at, EPSILONS, strict=True)),
     )
     return Section("Over how much of the guess may be lost", text, Grid(heading, tuple(rows)), chart)
 

@@ -14,7 +14,7 @@ SAYS: dict[Outcome, str] = {
     "and more than what an output turned at random would need",
     "beside": "The input lies beside the guess: what the guess needs tells less of it than a part of equal size, and "
     "less than what an output turned at random would need",
-    "shared": "Input and guess share large directions, and chance cannot tell them apart: what the guess needs tells "
+    "shared": "Input and guess share large directions, so that chance, k/d, tells nothing: what the guess needs tells "
     "more of the input than a part of equal size, but no more than what an output turned at random would need",
     "even": "Neither through the guess nor beside it: what the guess needs tells as much of the input as a part of "
     "equal size, and as what an output turned at random would need",

@@ -10,7 +10,6 @@ import torch
 
 from midstream.errors import RequestError
 from midstream.lens.fit.least_squares import FIT_RATIO
-from midstream.study.displace import rotation
 from midstream.study.guess import coordinates, measure, reading
 from midstream.study.guess.chance import OWN, in_bases, turned
 from midstream.study.guess.cut import cuts
@@ -30,11 +29,13 @@ BASES = 50
 MOST = 8e9
 """Bytes of memory, the model not counted."""
 
-PRODUCTS = 10
-"""Products of the stream with a matrix of its width that one fit takes, about."""
+ASKED, ALONE, RELEVANT = 28, 3, 4
+"""Readings that the search for the smallest k takes at a layer, a part read alone, a position's relevance: as counted
+and timed on the default model."""
 
-ASKED = 28
-"""Reads of a layer that the search for the smallest k takes, as counted on the default model."""
+BASIS, TURN, TOLD, SUMMED = 2, 15, 10, 4
+"""Products with a matrix of the stream's width that a random basis takes at a layer, an output turned at random, what
+is told of as many positions, and what is summed of them to fit on: about."""
 
 
 def check(ground: Ground) -> None:
@@ -139,18 +140,19 @@ MAIN = (
 
 def cost(ground: Ground) -> Cost:
     """What the main arm takes, its seconds from one batch on this machine: its pass, reading it, and a product."""
-    size, at = SIZES[ground.size], layers(ground)
-    tune, confirm = ground.texts["tune"], ground.texts["confirm"]
+    size, at, d = SIZES[ground.size], layers(ground), ground.model.anatomy.width
+    tune, confirm, fitted = ground.texts["tune"], ground.texts["confirm"], sum(map(len, windows(ground)))
     length = len(confirm[0].ids)
-    forwards = sum(map(len, windows(ground))) + len(tune) + len(confirm)
+    forwards = fitted + len(tune) + len(confirm)
     asked = ASKED * len(tune) * (length - FIRST) // THIN
-    alone = 2 * len(reading.PARTS) * len(reading.one_a_work(confirm)) * (length - FIRST)
-    reads = len(at.all) * (2 * size.positions + asked) + len(at.shown) * alone
+    alone = ALONE * len(reading.PARTS) * len(reading.one_a_work(confirm)) * (length - FIRST)
+    reads = len(at.all) * (RELEVANT * size.positions + asked) + len(at.shown) * alone
+    products = len(at.all) * (BASIS * size.bases + TURN * size.turns)
+    fits = len(at.all) + (len(at.shown) - 1) * QUARTERS
+    products += (TOLD * fits * len(confirm) + SUMMED * len(at.all) * fitted) * length / d
     passing, readout = _trial(ground, confirm[: size.batch])
-    bases = len(at.all) * (size.bases + PRODUCTS * size.turns)
-    told = PRODUCTS * (len(at.all) + 3 * QUARTERS) * (1 + len(confirm) * length / ground.model.anatomy.width)
-    algebra = (bases + told) * _product(ground.model.anatomy.width)
-    return Cost(forwards, int(forwards * length), int(reads), forwards * passing + reads * readout + algebra)
+    seconds = forwards * passing + reads * readout + products * _product(d)
+    return Cost(forwards, int(forwards * length), int(reads), seconds)
 
 
 def _trial(ground: Ground, texts: Sequence[Text]) -> tuple[float, float]:
@@ -168,10 +170,10 @@ def _trial(ground: Ground, texts: Sequence[Text]) -> tuple[float, float]:
 
 
 def _product(width: int) -> float:
-    """Seconds that one random basis takes: its drawing, and four products in float64."""
-    x = torch.eye(width, dtype=torch.float64)
-    start = time.perf_counter()
-    rotation(width, 0)
-    for _ in range(4):
+    """Seconds that a product of two matrices of a width takes, in float64, the second time."""
+    x, taken = torch.eye(width, dtype=torch.float64), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
         x = x @ x
-    return time.perf_counter() - start
+        taken = time.perf_counter() - start
+    return taken

@@ -60,6 +60,9 @@ def test_a_planted_world_is_recovered_within_its_interval(monkeypatch, world):
     share = panel.estimate(panel.share(late, READ))
     assert share.low - 1e-9 <= true <= share.high + 1e-9
     assert share.high - share.low < 0.1
+    # the final prediction is S of the last layer, which holds the elements that are read and no other
+    assert panel.foretold(LAST, np.arange(READ)).value > 0.98
+    assert panel.foretold(LAST, np.arange(READ, D)).value < 0.02
     report = question.analyse(ground, {"main": records})
     through, turned = report.verdicts[:2]
     assert through.estimate.value == pytest.approx(true - 0.5, abs=0.02)
