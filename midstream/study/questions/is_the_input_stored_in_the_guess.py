@@ -214,4 +214,5 @@ STUDY = Study(
     arms={"main": Arm(_NEEDS, stages.MAIN, stages.check, stages.cost, fitting.lenses("tuned"))},
     analyse=analyse,
     minutes={"quick": 2, "default": 10, "large": 200},
+    revision=2,
 )
