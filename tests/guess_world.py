@@ -50,15 +50,13 @@ def half_read():
     return weight
 
 
-def planted(monkeypatch, made, weight=None, size="quick", seed=0):
-    """A ground whose streams are ``made(rows [b, t, d], noise [b, t, d], layer)``, and the tuned lens the identity."""
+def planted(monkeypatch, made, weight=None, move=None):
+    """A ground whose streams are ``made(rows [b, t, d], noise [b, t, d], layer)``; ``move``: the lens's map."""
 
     def capture(_model, ids, layers):
-        found = {}
-        for layer in layers:
-            draws = [np.random.default_rng([seed, *text]).normal(size=(len(text), D)) for text in ids.tolist()]
-            found[layer] = made(rows()[ids], torch.from_numpy(np.stack(draws)).float(), layer)
-        return found
+        draws = [np.random.default_rng([0, *text]).normal(size=(len(text), D)) for text in ids.tolist()]
+        noise = torch.from_numpy(np.stack(draws)).float()
+        return {layer: made(rows()[ids], noise, layer) for layer in layers}
 
     monkeypatch.setattr(streams, "capture", capture)
     name = SimpleNamespace(
@@ -67,9 +65,10 @@ def planted(monkeypatch, made, weight=None, size="quick", seed=0):
         tokenizer=TOKENIZER,
         fingerprint=SimpleNamespace(circumstances={"engine": "planted"}),
     )  # fmt: skip
-    lens = Lens("tuned", "output", 1, transports={layer: Transport(torch.eye(D)) for layer in range(LAST)})
+    move = Transport(torch.eye(D) if move is None else move)
+    lens = Lens("tuned", "output", 1, transports=dict.fromkeys(range(LAST), move))
     given = {"fit": texts(40, 1000, 10, 4 * T), "tune": texts(8, 2000, 8), "confirm": texts(48, 3000, 24)}
-    return Ground(name, given, size, seed, {"tuned": lens})
+    return Ground(name, given, "quick", 0, {"tuned": lens})
 
 
 def random_weights(family, seed=0):

@@ -1,4 +1,4 @@
-"""Estimates from the records: where layers are cut, shares of what is told, the model's own coordinates; by work."""
+"""Estimates from the records: shares of what is told, the model's own coordinates; by work, with what else errs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import numpy as np
 from midstream.band import band, refitted
 from midstream.interval import ratio
 from midstream.record import Array, Estimate
-from midstream.study.guess.chance import OWN, deviation, share_of
-from midstream.study.guess.coordinates import lowest, matched, partial
-from midstream.study.guess.search import smallest
-from midstream.study.guess.setting import DECILE, EPSILONS, Layers, layers
+from midstream.study.guess.chance import OWN, deviation
+from midstream.study.guess.coordinates import lowest, matched, partial, varying
+from midstream.study.guess.cut import Cut
+from midstream.study.guess.measure import held_of
+from midstream.study.guess.setting import DECILE, PREDICTED, PRIMARY, Layers, layers, seed
 from midstream.study.refit import QUARTERS
 from midstream.study.study import Columns, Ground, Records
+from midstream.study.verdict import POWER
 
-TOLD = ("relevance", "variance", "square", "lost", "held", "own")
+TOLD = ("relevance", "variance", "square", "lost", "own", *map(held_of, PREDICTED))
 """Columns of the stage ``told``."""
 
 SETS = 200
@@ -29,54 +31,25 @@ Statistic = Callable[[Array], float]
 """Of sums ``[m]`` over any documents: a number."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where a layer's coordinates are cut into guess and rest.
-
-    Attributes:
-        k: the smallest number of coordinates from which reading adds at most ``epsilon``; rank: of all of them.
-        added: what it adds on the texts it was chosen on, nats; moved: KL(read from all || read from S) there.
-    """
-
-    k: int
-    rank: int
-    added: float
-    moved: float
-
-    @property
-    def chance(self) -> float:
-        """k / rank: what a random part of equal size tells, as a share of what all tell, on average."""
-        return self.k / self.rank
-
-
-def cuts(records: Records) -> dict[int, dict[float, Cut]]:
-    """Layer -> epsilon -> cut, from the stage ``choose``."""
-    columns = records["choose"]
-    found: dict[int, dict[float, Cut]] = {}
-    for layer in np.unique(columns["layer"]):
-        at = columns["layer"] == layer
-        ks, rank = columns["k"][at], int(columns["rank"][at][0])
-        count = {k: float(columns["positions"][at][ks == k].sum()) for k in np.unique(ks)}
-        added, moved = (
-            {int(k): float(columns[name][at][ks == k].sum()) / count[k] for k in count} for name in ("added", "moved")
-        )
-        found[int(layer)] = {
-            epsilon: Cut(k, rank, added[k], moved[k]) for epsilon in EPSILONS for k in [smallest(added, epsilon)]
-        }
-    return found
-
-
 class Number(NamedTuple):
     """Sums by work ``[G, m]`` and what is made of their total."""
 
     sums: Array
     statistic: Statistic
 
+    @property
+    def value(self) -> float:
+        """Of all works."""
+        return self.statistic(self.sums.sum(0))
+
     def pseudo(self) -> Array:
-        """``G f(T) - (G - 1) f(T - s_g)`` of each work g: their mean and spread are the jackknife's (Tukey 1958)."""
+        """``f(T) + (G - 1) (mean_h f(T - s_h) - f(T - s_g))`` of each work g: the jackknife's spread (Tukey 1958).
+
+        Their mean is the plain value, not corrected for bias: neither is what chance gives, that it is held against.
+        """
         total, groups = self.sums.sum(0), len(self.sums)
         without = np.array([self.statistic(total - one) for one in self.sums])
-        return groups * self.statistic(total) - (groups - 1) * without
+        return self.value + (groups - 1) * (without.mean() - without)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +100,17 @@ class Panel:
             ground.seed,
         )
 
-    def estimate(self, number: Number, unit: str = "1") -> Estimate:
+    def estimate(self, number: Number) -> Estimate:
         """A number with its interval."""
         groups = len(number.sums)
-        found = ratio(number.pseudo(), np.ones(groups), clusters=np.arange(groups), generator=self._draw(), unit=unit)
+        found = ratio(number.pseudo(), np.ones(groups), clusters=np.arange(groups), generator=self._draw(), unit="1")
         return self._counted(found)
 
-    def curve(self, numbers: Sequence[Number], unit: str = "1") -> list[Estimate]:
+    def curve(self, numbers: Sequence[Number]) -> list[Estimate]:
         """Several numbers with simultaneous intervals."""
         values = np.array([number.pseudo() for number in numbers])
         groups = np.arange(values.shape[1])
-        found = band(values, np.ones(len(groups)), clusters=groups, generator=self._draw(), unit=unit)
+        found = band(values, np.ones(len(groups)), clusters=groups, generator=self._draw(), unit="1")
         return [self._counted(one) for one in found]
 
     def share(self, layer: int, k: int, *, less: float = 0.0, order: str = "relevance", without: int = -1) -> Number:
@@ -163,19 +136,20 @@ class Panel:
         """The same number in random bases, ``[bases]``."""
         return self.chance["correlation"][(self.chance["layer"] == layer) & (self.chance["basis"] != OWN)]
 
-    def turned_shares(self, layer: int, epsilon: float) -> Array:
-        """What outputs turned at random would need tells, as shares, ``[turns]``."""
-        return self.turned[share_of(epsilon)][(self.turned["layer"] == layer) & (self.turned["turn"] != OWN)]
+    def turned_shares(self, layer: int, k: int) -> Array:
+        """What the first k coordinates of outputs turned at random tell, as shares, ``[turns]``."""
+        columns = self.turned
+        return columns["share"][(columns["layer"] == layer) & (columns["k"] == k) & (columns["turn"] != OWN)]
 
     def random_share(self, layer: int, cut: Cut) -> tuple[float, float]:
         """What a random part of the size of S tells, as a share: mean and standard deviation."""
         uneven = float(self.chance["uneven"][self.chance["layer"] == layer][0])
         return cut.chance, deviation(cut.k, cut.rank, uneven)
 
-    def foretold(self, layer: int, which: Array, without: int = -1) -> Number:
+    def foretold(self, layer: int, which: Array, epsilon: float = PRIMARY, without: int = -1) -> Number:
         """R^2 of some of the stream's own coordinates from the final prediction, each in units of its variance."""
         values = self.told[layer, without]
-        sums = np.stack([values[name][:, which].sum(1) for name in ("held", "own")], axis=1)
+        sums = np.stack([values[name][:, which].sum(1) for name in (held_of(epsilon), "own")], axis=1)
         return Number(self._by_work(sums), lambda total: _over(total[0], total[1]))
 
     def less(self, one: Number, other: Number) -> Number:
@@ -184,46 +158,89 @@ class Panel:
         sums = np.concatenate([one.sums, other.sums], axis=1)
         return Number(sums, lambda total: one.statistic(total[:m]) - other.statistic(total[m:]))
 
-    def risen(self, which: Mapping[int, Array], without: int = -1) -> Number:
-        """``foretold`` one before the last layer, less at half depth; ``which``: layer -> coordinates."""
+    def risen(self, which: Array, epsilon: float = PRIMARY, without: int = -1) -> Number:
+        """``foretold`` one before the last layer, less at half depth."""
         at = self.layers.before, self.layers.half
-        return self.less(*(self.foretold(layer, which[layer], without) for layer in at))
+        return self.less(*(self.foretold(layer, which, epsilon, without) for layer in at))
 
-    def slotted(self, without: int = -1) -> Number:
+    def filled(self, epsilon: float = PRIMARY, without: int = -1) -> Number:
         """``risen`` of the coordinates that the output weights least, less that of those matched with them."""
-        return self._slotted(self.little, self.much, without)
+        return self.less(*(self.risen(which, epsilon, without) for which in (self.little, self.control)))
 
-    def slotted_by_chance(self) -> Array:
+    def filled_by_chance(self) -> Array:
         """The same of coordinates drawn blindly, with as many of the others to match with: ``[SETS]``."""
-        draw, d = self._draw(), len(self.weight)
-        orders = [draw.permutation(d) for _ in range(SETS)]
-        split, end = len(self.little), len(self.little) + len(self.much)
-        numbers = [self._slotted(order[:split], order[split:end], -1) for order in orders]
-        return np.array([number.statistic(number.sums.sum(0)) for number in numbers])
+        draw, split = np.random.default_rng(seed(self.seed, "sets")), len(self.little)
+        end, found = split + len(self.much), np.zeros(SETS)
+        for number in range(SETS):
+            order = draw.permutation(self.varying)
+            chosen = order[:split]
+            other = matched(chosen, order[split:end], self._matching)
+            found[number] = self.less(self.risen(chosen), self.risen(other)).value
+        return found
 
-    def _slotted(self, chosen: Array, pool: Array, without: int) -> Number:
-        at = self.layers.half, self.layers.before
-        beside = {layer: matched(chosen, pool, self.variance[layer]) for layer in at}
-        return self.less(self.risen(dict.fromkeys(at, chosen), without), self.risen(beside, without))
+    @cached_property
+    def varying(self) -> Array:
+        """The coordinates that vary at every layer."""
+        return varying(np.stack(list(self.variance.values())))
 
     @cached_property
     def little(self) -> Array:
-        """The coordinates that the output weights least: a decile."""
-        return lowest(self.weight, DECILE)
+        """Of them those that the output weights least: a decile."""
+        return self.varying[lowest(self.weight[self.varying], DECILE)]
 
     @cached_property
     def much(self) -> Array:
-        """The coordinates of output weight above the median."""
-        return np.flatnonzero(self.weight > np.median(self.weight))
+        """Of them those of output weight above the median."""
+        weight = self.weight[self.varying]
+        return self.varying[weight > np.median(weight)]
 
-    def beside(self, layer: int) -> Array:
-        """As many coordinates of about equal variance at that layer that the output weights more than most."""
-        return matched(self.little, self.much, self.variance[layer])
+    @cached_property
+    def control(self) -> Array:
+        """As many coordinates as ``little`` that the output weights more than most, of about equal variance."""
+        return matched(self.little, self.much, self._matching)
+
+    @property
+    def _matching(self) -> Array:
+        return np.stack([self.variance[layer] for layer in (self.layers.half, self.layers.before)])
 
     def refitted(self, number: Callable[[int], Number]) -> Estimate:
         """A number, its interval widened by the same with each quarter of the fit documents left out (-1: none)."""
-        again = [number(quarter) for quarter in range(QUARTERS)]
-        return refitted(self.estimate(number(-1)), [one.statistic(one.sums.sum(0)) for one in again])
+        return refitted(self.estimate(number(-1)), [number(quarter).value for quarter in range(QUARTERS)])
+
+    def through(self, cut: Cut) -> Estimate:
+        """The share of S at three quarters of the depth less k/d."""
+        late = self.layers.late
+
+        def less(k: int) -> float:
+            return self.share(late, k).value - k / cut.rank
+
+        found = self.refitted(lambda without: self.share(late, cut.k, less=cut.chance, without=without))
+        found = widened(found, self.random_share(late, cut)[1], np.inf, "the spread of random parts")
+        return _recut(found, cut, less)
+
+    def more_than_turned(self, cut: Cut) -> Estimate:
+        """That share less that of outputs turned at random."""
+        late = self.layers.late
+        turned = self.turned_shares(late, cut.k)
+
+        def less(k: int) -> float:
+            return self.share(late, k).value - float(self.turned_shares(late, k).mean())
+
+        found = self.refitted(lambda without: self.share(late, cut.k, less=float(turned.mean()), without=without))
+        return _recut(beyond(found, turned, "outputs turned at random"), cut, less)
+
+    def leaning(self) -> Estimate:
+        """The rank correlation at three quarters of the depth less the mean of random bases."""
+        late = self.layers.late
+        random = self.random_correlations(late)
+        chance = float(random.mean())
+        found = self.refitted(lambda without: self.correlation(late, less=chance, without=without))
+        return beyond(found, random, "random bases")
+
+    def slotted(self) -> Estimate:
+        """``filled`` against sets of coordinates drawn blindly."""
+        found = self.refitted(lambda without: self.filled(without=without))
+        return beyond(found, self.filled_by_chance(), "random sets of elements")
 
     def _by_work(self, sums: Array) -> Array:
         names, which = np.unique(self.works, return_inverse=True)
@@ -252,11 +269,35 @@ def _over(part: float, whole: float) -> float:
 def beyond(estimate: Estimate, random: Array, of: str) -> Estimate:
     """An interval widened by how much the number differs between random bases, or sets of elements, ``of`` some kind.
 
-    The model has one basis and one lowest decile: works say nothing of how much two that mean nothing would differ.
+    The model has one basis and one lowest decile: works say nothing of how much two that mean nothing would differ. One
+    more draw beside n of them, less their mean, has their variance times ``1 + 1/n``, by t with n - 1 degrees.
     """
+    n = len(random)
+    deviation = float(np.std(random, ddof=1)) * np.sqrt(1 + 1 / n)
+    return widened(estimate, deviation, n - 1, f"the spread over {n} {of}")
+
+
+def widened(estimate: Estimate, deviation: float, freedom: float, by: str) -> Estimate:
+    """An interval widened by another error, of a standard deviation that is known to so many degrees of freedom."""
     from scipy.special import stdtrit
 
-    reach = float(stdtrit(max(estimate.clusters - 1, 1), (1 + estimate.level) / 2)) * float(np.std(random, ddof=1))
+    reach = float(stdtrit(freedom, (1 + estimate.level) / 2)) * deviation
     below, above = (float(np.hypot(end - estimate.value, reach)) for end in (estimate.low, estimate.high))
-    method = f"{estimate.method}; widened by the spread over {len(random)} {of}"
+    method = f"{estimate.method}; widened by {by}"
     return replace(estimate, low=estimate.value - below, high=estimate.value + above, method=method)
+
+
+def _recut(estimate: Estimate, cut: Cut, number: Callable[[int], float]) -> Estimate:
+    """An interval widened by what the number is where the cut was chosen without each of its works: a jackknife."""
+    again = np.array([number(k) for k in cut.again])
+    n = len(again)
+    deviation = float(np.sqrt((n - 1) / n * ((again - again.mean()) ** 2).sum())) if n > 1 else np.nan
+    return widened(estimate, deviation, max(n - 1, 1), f"{n} cuts without a work each that chose it")
+
+
+def detected(estimate: Estimate) -> float:
+    """What would be told from the threshold in 80 % of runs with an interval as wide as this one's."""
+    from scipy.special import stdtrit
+
+    half, freedom = (estimate.high - estimate.low) / 2, max(estimate.clusters - 1, 1)
+    return half * float(1 + stdtrit(freedom, POWER) / stdtrit(freedom, (1 + estimate.level) / 2))

@@ -47,14 +47,16 @@ class Basis:
         return self.mean + z[:, part] @ self.back[:, part].T
 
 
-def basis(mean: Tensor, covariance: Tensor, relevance: Tensor | None) -> Basis:
-    """Whitened coordinates, first those of most relevance ``[d, d]``; None: those of most variance."""
+def whitened(mean: Tensor, covariance: Tensor) -> Basis:
+    """Whitened coordinates, first those of most variance: principal components."""
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > RANK * values[-1]
     values, vectors = values[kept].flip(0), vectors[:, kept].flip(1)
-    back, into = vectors * values.sqrt(), vectors / values.sqrt()
-    if relevance is not None:
-        inner = back.T @ relevance @ back
-        order = torch.linalg.eigh((inner + inner.T) / 2)[1].flip(1)
-        back, into = back @ order, into @ order
-    return Basis(mean, into, back)
+    return Basis(mean, vectors / values.sqrt(), vectors * values.sqrt())
+
+
+def ordered(basis: Basis, relevance: Tensor) -> Basis:
+    """Whitened coordinates turned so that those of most relevance ``[d, d]`` come first."""
+    inner = basis.back.T @ relevance @ basis.back
+    order = torch.linalg.eigh((inner + inner.T) / 2)[1].flip(1)
+    return Basis(basis.mean, basis.into @ order, basis.back @ order)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from midstream.study.displace import rotation
 from midstream.study.guess import coordinates
-from midstream.study.guess.basis import basis
-from midstream.study.guess.fit import batches, fit
-from midstream.study.guess.setting import EPSILONS, SIZES, layers
-from midstream.study.guess.streams import streams
+from midstream.study.guess.basis import ordered
+from midstream.study.guess.fit import fit
+from midstream.study.guess.setting import SIZES, layers, seed
+from midstream.study.guess.streams import gathered
 from midstream.study.study import Columns, Ground
 
 OWN = -1
@@ -41,8 +39,8 @@ def in_bases(ground: Ground, numbers: range) -> Columns:
         uneven[layer] = len(even) * float(even.square().sum() / even.trace() ** 2) - 1
     rows: list[tuple[int, int, float]] = []
     for number in numbers:
-        own = number == OWN
-        q = torch.eye(len(gram), dtype=torch.float64) if own else rotation(len(gram), ground.seed + number)
+        q = _rotation(ground, len(gram), "bases", number)
+        q = q.double() if number == OWN else q
         for layer, matrices in given.items():
             rows.append((layer, number, coordinates.in_basis(q, **{k: m.to(q) for k, m in matrices.items()})))
     at, basis, correlation = zip(*rows, strict=True)
@@ -54,35 +52,31 @@ def in_bases(ground: Ground, numbers: range) -> Columns:
     }
 
 
-def share_of(epsilon: float) -> str:
-    """Name of the column of shares at an epsilon."""
-    return f"share_{epsilon:g}"
+def turned(ground: Ground, layer: int) -> Columns:
+    """What outputs would need that look at the stream as unevenly, but turned at random: a row for each and every k.
 
-
-def turned(ground: Ground, layer: int, ks: Sequence[int]) -> Columns:
-    """What outputs would need that look at the stream as unevenly, but turned at random: one row an output.
-
-    A column for each epsilon: what the first k coordinates by relevance tell of the input in the texts that confirm, as
-    a share of what all tell, with ``Q B Q^T`` in the place of B for a random rotation Q. ``OWN``: B as it is.
-
-    Args:
-        ks: k for each epsilon.
+    ``share``: what the first k coordinates by relevance tell of the input in the texts that confirm, of what all tell,
+    with ``Q B Q^T`` in the place of B for a random rotation Q. ``OWN``: B as it is.
     """
     known, crossed = fit(ground, layer), _crossed(ground)[layer]
-    numbers = range(OWN, SIZES[ground.size].turns)
     shares: list[Tensor] = []
-    for number in numbers:
-        q = torch.eye(len(crossed)) if number == OWN else rotation(len(crossed), ground.seed + number)
-        q = q.double()
-        into = basis(known.mean, known.covariance, q @ known.relevance @ q.T).into
+    for number in range(OWN, SIZES[ground.size].turns):
+        q = _rotation(ground, len(crossed), "turns", number).double()
+        into = ordered(known.varied, q @ known.relevance @ q.T).into
         each = ((into.T @ known.with_row) * (crossed @ into).T).sum(1)
         shares.append(torch.nn.functional.pad(each.cumsum(0) / each.sum(), (1, 0)))
-    columns = {
-        share_of(epsilon): np.array([float(share[k]) for share in shares])
-        for epsilon, k in zip(EPSILONS, ks, strict=True)
+    many, rank = len(shares), known.varied.rank
+    return {
+        "layer": np.full(many * (rank + 1), layer, np.int16),
+        "turn": np.repeat(np.arange(OWN, many - 1, dtype=np.int32), rank + 1),
+        "k": np.tile(np.arange(rank + 1, dtype=np.int32), many),
+        "share": torch.cat(shares).numpy(),
     }
-    constant = {"layer": np.full(len(numbers), layer, np.int16), "turn": np.array(numbers, np.int32)}
-    return constant | columns
+
+
+def _rotation(ground: Ground, d: int, draw: str, number: int) -> Tensor:
+    """Random, ``[d, d]``; none for the model's own."""
+    return torch.eye(d) if number == OWN else rotation(d, seed(ground.seed, draw, number))
 
 
 def deviation(k: int, rank: int, uneven: float) -> float:
@@ -100,13 +94,13 @@ def deviation(k: int, rank: int, uneven: float) -> float:
 def _crossed(ground: Ground) -> dict[int, Tensor]:
     """Layer -> ``[d, d]``, mean of (input row) (stream)^T about the fit texts' means, in the texts that confirm."""
     if "crossed" not in ground.keep:
-        d, found, count = ground.model.anatomy.width, dict[int, Tensor](), 0
-        for members in batches(ground.texts["confirm"], SIZES[ground.size].batch):
-            seen = streams(ground, members)
-            count += len(seen.row)
-            for layer in layers(ground).all:
-                known = fit(ground, layer)
-                x, y = seen.h[layer].cpu().double() - known.mean, seen.row - known.row_mean
-                found[layer] = found.get(layer, torch.zeros(d, d, dtype=torch.float64)) + y.T @ x
-        ground.keep["crossed"] = {layer: total / count for layer, total in found.items()}
+        seen, found = gathered(ground, "confirm"), dict[int, Tensor]()
+        for layer in layers(ground).all:
+            known = fit(ground, layer)
+            total, count = torch.zeros_like(known.covariance), 0
+            for one in seen:
+                total += (one.row - known.row_mean).T @ (one.h[layer].cpu().double() - known.mean)
+                count += len(one.row)
+            found[layer] = total / count
+        ground.keep["crossed"] = found
     return ground.keep["crossed"]

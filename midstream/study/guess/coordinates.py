@@ -15,6 +15,7 @@ from torch import Tensor
 
 from midstream.model.anatomy import Anatomy, in_float32
 from midstream.record import Array
+from midstream.study.guess.basis import RANK
 
 BLOCK = 8192
 """Rows of the unembedding held in float64 at once."""
@@ -81,9 +82,19 @@ def lowest(weight: Array, share: int) -> Array:
 
 
 def matched(chosen: Array, pool: Array, variance: Array) -> Array:
-    """As many others of ``pool`` as are ``chosen`` (indices), in sum as near to them in log variance as can be."""
+    """As many others of ``pool`` as are ``chosen`` (indices), as near to them in log variance as can be.
+
+    Args:
+        variance: ``[layers, d]``, above 0 for all of them; distances are added over layers, so that one set serves all.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    others, level = np.setdiff1d(pool, chosen), np.log(variance)
-    _, columns = linear_sum_assignment(np.abs(level[chosen][:, None] - level[others][None]))
+    others = np.setdiff1d(pool, chosen)
+    one, other = np.log(variance[:, chosen]), np.log(variance[:, others])
+    _, columns = linear_sum_assignment(np.abs(one[:, :, None] - other[:, None]).sum(0))
     return others[columns]
+
+
+def varying(variance: Array) -> Array:
+    """Indices of the coordinates that vary at every layer, by ``variance [layers, d]``: the others hold nothing."""
+    return np.flatnonzero((variance > RANK * variance.max(1, keepdims=True)).all(0))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from midstream.record import Array, Estimate
-from midstream.study.guess.analysis import Cut, Panel
+from midstream.study.guess.analysis import Number, Panel, detected
+from midstream.study.guess.cut import Cut
 from midstream.study.guess.reading import GUESS, OTHERS, PARTS, RANDOM, REST
-from midstream.study.guess.setting import DECILE, EPSILONS, FIRST, PRIMARY
+from midstream.study.guess.setting import DECILE, EPSILONS, FIRST, PREDICTED, PRIMARY
 from midstream.study.report import Chart, Grid, Line, Section, counted, shown
 from midstream.study.study import Columns, Records
 
 Cuts = Mapping[int, Mapping[float, Cut]]
 
-POINTS = 17
-"""Places on the axis of coordinates at which a curve is drawn."""
+TAIL = 0.025
+"""Of the draws of chance at either end, left out where there are enough of them."""
 
 BAND = "Bands hold a whole curve at once in 95 % of samples of works."
 
@@ -33,53 +34,73 @@ def bare(name: str, x: Sequence[float], y: Sequence[float]) -> Line:
     return Line(name, tuple(map(float, x)), tuple(map(float, y)), none, none, "control")
 
 
-def spread(random: Array) -> str:
-    """The middle 95 % of what random bases gave."""
-    low, high = np.quantile(random, [0.025, 0.975])
-    return f"{random.mean():.3f} ({low:.3f} to {high:.3f})"
+def ranged(name: str, x: Sequence[float], draws: Sequence[Array], tail: float = 0.0) -> Line:
+    """The means of what chance gave, with their range but for so much at either end."""
+    low, high = (tuple(float(np.quantile(one, q)) for one in draws) for q in (tail, 1 - tail))
+    return Line(name, tuple(map(float, x)), tuple(float(one.mean()) for one in draws), low, high, "control")
 
 
-def extent(random: Array) -> str:
-    """Mean and range."""
-    return f"{random.mean():.3f} ({random.min():.3f} to {random.max():.3f})"
+def extent(draws: Array, tail: float = 0.0) -> str:
+    """Mean, and range but for so much at either end."""
+    if np.isnan(draws).any():
+        return "–"
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return f"{draws.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def by_layer(panel: Panel, number: Callable[[int], Number]) -> dict[int, Estimate]:
+    """An estimate a layer, with intervals that hold together; layer 0, which is the input row, by itself."""
+    at = [layer for layer in panel.layers.all if layer > 0]
+    first = {layer: panel.estimate(number(layer)) for layer in panel.layers.all if layer == 0}
+    return first | dict(zip(at, panel.curve([number(layer) for layer in at]), strict=True))
+
+
+def later(name: str, found: Mapping[int, Estimate], role: str = "main") -> Line:
+    """A curve over the layers after 0."""
+    at = [layer for layer in found if layer > 0]
+    return line(name, at, [found[layer] for layer in at], role)
+
+
+def named(layer: int) -> str:
+    """Of a layer in a table."""
+    return f"{layer} (apart)" if layer == 0 else str(layer)
 
 
 def divided(panel: Panel, found: Cuts) -> Section:
     """What the guess's part tells of the input, by layer."""
-    at = list(found)
-    cut = {layer: found[layer][PRIMARY] for layer in at}
-    shares = panel.curve([panel.share(layer, cut[layer].k) for layer in at])
-    varied = [panel.estimate(panel.share(layer, cut[layer].k, order="variance")) for layer in at]
+    cut = {layer: by[PRIMARY] for layer, by in found.items()}
+    shares = by_layer(panel, lambda layer: panel.share(layer, cut[layer].k))
+    turned = {layer: panel.turned_shares(layer, cut[layer].k) for layer in cut}
     rows = tuple(
         (
-            str(layer),
+            named(layer),
             f"{cut[layer].k} of {cut[layer].rank}",
             shown(panel.estimate(panel.told_at(layer)), 3),
             shown(panel.estimate(panel.told_at(layer, slice(0, cut[layer].k))), 3),
             shown(panel.estimate(panel.told_at(layer, slice(cut[layer].k, None))), 3),
             shown(share, 3),
             "{:.3f} ± {:.3f}".format(*panel.random_share(layer, cut[layer])),
-            extent(panel.turned_shares(layer, PRIMARY)),
-            f"{other.value:.3f}",
+            extent(turned[layer]),
         )
-        for layer, share, other in zip(at, shares, varied, strict=True)
+        for layer, share in shares.items()
     )
-    first = panel.estimate(panel.told_at(at[0]))
+    first = next(iter(shares.values()))
     text = (
         "Guess S: the smallest number k of whitened coordinates, by relevance to what is read, from which the lens "
         f"reads as much but for {PRIMARY:g} nats of KL (chosen on other works). Beside it: the rest. One linear "
         "decoder of the token's input row, fitted on other works, serves both; what it explains is the sum of what "
         f"either part explains (to rounding). {first.documents} documents, {counted(first)}; positions from {FIRST} "
         "on, sinks left out.",
-        "A part of k coordinates chosen blindly would tell k of all d (random: mean ± standard deviation). Turned: S "
-        "of an output that looks at the stream as unevenly, turned at random (mean and range). By variance: the "
-        "first k principal components. Both say what large directions tell, whatever the output is. What both S and "
-        "the rest would tell counts for S.",
+        "R² here is the product of the decoder's prediction and the truth over the truth's square, summed: parts add "
+        "up in it. A part of k coordinates chosen blindly would tell k of all d (random: mean ± standard deviation). "
+        "Turned: S of an output that looks at the stream as unevenly, turned at random (mean and range): what large "
+        "directions tell, whatever the output is. What both S and the rest would tell counts for S.",
     )
-    heading = ("layer", "k", "R² of the whole", "of S", "beside S", "share of S", "random", "turned", "by variance")
+    heading = ("layer", "k", "R² of the whole", "of S", "beside S", "share of S", "random", "turned")
+    at = [layer for layer in cut if layer > 0]
     lines = (
-        line("guess, S", at, shares),
-        bare("outputs turned at random", at, [float(panel.turned_shares(layer, PRIMARY).mean()) for layer in at]),
+        later("guess, S", shares),
+        ranged("outputs turned at random", at, [turned[layer] for layer in at]),
         bare("chance, k/d", at, [cut[layer].chance for layer in at]),
     )
     chart = Chart(
@@ -88,41 +109,47 @@ def divided(panel: Panel, found: Cuts) -> Section:
         "layer",
         "share of the explained",
         lines,
-        "Above chance the input goes through the guess, below it lies beside; above outputs turned at random it is "
-        f"this guess that tells it. {BAND}",
+        "Through the guess: above chance and above outputs turned at random (mean and range). Beside it: below both. "
+        f"{BAND}",
     )
     return Section("Through the guess, or beside it", text, Grid(heading, rows), chart)
 
 
 def over_epsilon(panel: Panel, found: Cuts) -> Section:
-    """The same for every epsilon, and over all cuts."""
+    """The same for every epsilon."""
     rows: list[tuple[str, ...]] = []
     for layer, by in found.items():
-        for epsilon in EPSILONS:
-            cut = by[epsilon]
-            less = panel.estimate(panel.share(layer, cut.k, less=cut.chance))
-            parts = f"{cut.added:.4f}", f"{cut.moved:.4f}", f"{cut.chance:.3f}", shown(less, 3)
-            rows.append((str(layer), f"{epsilon:g}", str(cut.k), *parts))
+        for epsilon, cut in by.items():
+            ks = f"{cut.k} ({min(cut.again)} to {max(cut.again)})" if cut.again else str(cut.k)
+            shares = [panel.share(layer, cut.k, order=order).value for order in ("relevance", "variance")]
+            parts = f"{cut.added:.4f}", f"{cut.moved:.4f}", f"{cut.chance:.3f}", f"{shares[0]:.3f}"
+            parts = *parts, extent(panel.turned_shares(layer, cut.k)), f"{shares[1]:.3f}"
+            rows.append((named(layer), f"{epsilon:g}", ks, *parts))
     text = (
-        "Each cut was searched on works that only choose: added is E[KL(final ‖ read from S)] − E[KL(final ‖ read "
-        "from all)] there, which is what “adds” says; moved is E[KL(read from all ‖ read from S)]. The two agree "
-        "where what is read is calibrated. Share less chance: above 0 through the guess, below 0 beside it.",
+        "Each cut was searched on works that only choose (k, and its range without one of these works each): added is "
+        "E[KL(final ‖ read from S)] − E[KL(final ‖ read from all)] there, which is what “adds” says; moved is "
+        "E[KL(read from all ‖ read from S)]. The two agree where what is read is calibrated. By variance: the first k "
+        "principal components.",
     )
-    heading = ("layer", "at most, nats", "k", "added, nats", "moved, nats", "chance, k/d", "share less chance")
-    where = panel.layers
-    lines = [bare("chance", [0.0, 100.0], [0.0, 1.0])]
-    for layer in where.shown:
-        rank = found[layer][PRIMARY].rank
-        ks = np.unique(np.linspace(0, rank, POINTS).round().astype(int))
-        curve = panel.curve([panel.share(layer, int(k)) for k in ks[1:-1]])
-        lines.append(line(f"layer {layer}", (100 * ks[1:-1] / rank).tolist(), curve))
+    heading = ("layer", "at most, nats", "k", "added", "moved", "chance, k/d", "share of S", "turned", "by variance")
+    late = panel.layers.late
+    at, ks = np.log10(EPSILONS).tolist(), [found[late][epsilon].k for epsilon in EPSILONS]
+    own, varied = (panel.curve([panel.share(late, k, order=order) for k in ks]) for order in ("relevance", "variance"))
+    lines = (
+        line("guess, S", at, own),
+        ranged("outputs turned at random", at, [panel.turned_shares(late, k) for k in ks]),
+        line("principal components", at, varied, "control"),
+        bare("chance, k/d", at, [found[late][epsilon].chance for epsilon in EPSILONS]),
+    )
     chart = Chart(
-        "curve",
-        "What the first coordinates by relevance tell of the input",
-        "coordinates, % of all",
+        "epsilon",
+        f"What the guess tells of the input, by how much of it may be lost, layer {late}",
+        "nats that reading from S may add",
         "share of the explained",
-        tuple(lines),
-        f"On the diagonal the output's interest says nothing of where the input is. {BAND}",
+        lines,
+        f"All at the k of S, {', '.join(map(str, ks))}. Input and guess are told apart where S lies above or below the "
+        f"outputs turned at random (mean and range). {BAND}",
+        tuple((x, f"{epsilon:g}") for x, epsilon in zip(at, EPSILONS, strict=True)),
     )
     return Section("Over how much of the guess may be lost", text, Grid(heading, tuple(rows)), chart)
 
@@ -139,9 +166,10 @@ def alone(panel: Panel, records: Records) -> Section:
     text = (
         f"One document of each work ({documents}), cut at {PRIMARY:g} nats. KL: of what the lens reads from this part "
         "alone, the other coordinates at their mean, to the output. Found: how often the input row nearest to what "
-        "is decoded from this part is the token read. R²: one less the squared error over that of the mean row, on "
-        "texts the decoder has not seen, so that the parts' add up but for how the fit's covariance differs from "
-        "theirs. Plain means over positions, for orientation; random parts have as many coordinates.",
+        "is decoded from this part is the token read. R² here is the usual one, one less the squared error over that "
+        "of the mean row, which charges the decoder for errors of its scale on texts it has not seen: it is lower "
+        "than that of the first table, and the parts' add up only about. Plain means over positions, for orientation; "
+        "random parts have as many coordinates.",
     )
     return Section("Each part read alone", text, Grid(("layer", "part", "KL, nats", "found", "R²"), tuple(rows)))
 
@@ -161,13 +189,9 @@ def _alone(columns: Columns, at: Array) -> tuple[str, ...]:
 
 def literal(panel: Panel, decided: Estimate) -> Section:
     """Whether what is told lies in basis elements that the output weights little."""
-    at = list(panel.variance)
-    numbers = [panel.correlation(layer, less=0.0) for layer in at]
-    curve = panel.curve(numbers)
-    rows = tuple(
-        (str(layer) + (" (apart)" if layer == 0 else ""), shown(one, 3), spread(panel.random_correlations(layer)))
-        for layer, one in zip(at, curve, strict=True)
-    )
+    numbers = by_layer(panel, panel.correlation)
+    random = {layer: panel.random_correlations(layer) for layer in numbers}
+    rows = tuple((named(layer), shown(one, 3), extent(random[layer], TAIL)) for layer, one in numbers.items())
     low, quarter, middle, three, high = np.quantile(panel.weight, [0, 0.25, 0.5, 0.75, 1])
     tenth = np.quantile(panel.weight, 1 / DECILE)
     text = (
@@ -180,61 +204,67 @@ def literal(panel: Panel, decided: Estimate) -> Section:
         f"Gain × length runs from {low:.3g} to {high:.3g} over the {len(panel.weight)} elements; quarters at "
         f"{quarter:.3g}, {middle:.3g}, {three:.3g}; the lowest decile lies below {tenth:.3g}.",
         f"At layer {panel.layers.late}, less the mean of random bases, the interval widened by their spread: "
-        f"{shown(decided, 3)}.",
+        f"{shown(decided, 3)}; {told(decided)}.",
     )
-    random = [panel.random_correlations(layer) for layer in at]
-    none = Line(
-        "random bases, middle 95 %",
-        tuple(map(float, at)),
-        tuple(float(one.mean()) for one in random),
-        tuple(float(np.quantile(one, 0.025)) for one in random),
-        tuple(float(np.quantile(one, 0.975)) for one in random),
-        "control",
+    at = [layer for layer in random if layer > 0]
+    lines = (
+        later("the stream's own basis", numbers),
+        ranged("random bases, middle 95 %", at, [random[layer] for layer in at], TAIL),
     )
     chart = Chart(
         "elements",
         "Do elements that the output weights much hold more of the input?",
         "layer",
         "partial rank correlation",
-        (line("the stream's own basis", at, curve), none),
+        lines,
         f"Below the random bases: the input is where the output looks little. {BAND}",
     )
     heading = ("layer", "own basis", "random bases, mean and middle 95 %")
     return Section("The stream's own coordinates", text, Grid(heading, rows), chart)
 
 
-def filled(panel: Panel, found: Cuts, decided: Estimate) -> Section:
+def told(decided: Estimate) -> str:
+    """How large an effect such an interval lets see."""
+    least = detected(decided)
+    if np.isnan(least):
+        return "without an interval no effect can be told"
+    return f"with such an interval an effect of {least:.2f} would be told from none in 80 % of runs"
+
+
+def slotted(panel: Panel, found: Cuts, decided: Estimate) -> Section:
     """Whether coordinates that the output weights little come to hold the prediction."""
-    at, where = list(panel.variance), panel.layers
-    little = dict.fromkeys(at, panel.little)
-    beside = {layer: panel.beside(layer) for layer in at}
-    curves = [panel.curve([panel.foretold(layer, which[layer]) for layer in at]) for which in (little, beside)]
-    rows: list[tuple[str, ...]] = [
-        (str(layer), shown(one, 3), shown(other, 3)) for layer, one, other in zip(at, *curves, strict=True)
-    ]
-    risen = (shown(panel.estimate(panel.risen(which)), 3) for which in (little, beside))
-    rows.append((f"{where.half} to {where.before}, risen by", *risen))
-    level = {layer: np.log(panel.variance[layer]) for layer in at}
-    off = max(abs(float(level[layer][beside[layer]].mean() - level[layer][panel.little].mean())) for layer in at)
-    cut = found[where.last][PRIMARY]
+    where = panel.layers
+    shown_as = [(which, epsilon) for epsilon in PREDICTED for which in (panel.little, panel.control)]
+    curves = [by_layer(panel, lambda at, w=which, e=epsilon: panel.foretold(at, w, e)) for which, epsilon in shown_as]
+    rows = [(named(layer), *(shown(curve[layer], 3) for curve in curves)) for layer in where.all]
+    risen = [panel.risen(which, epsilon) for which, epsilon in shown_as]
+    rows.append((f"{where.half} to {where.before}, risen by", *(shown(panel.estimate(one), 3) for one in risen)))
+    off = max(
+        abs(float(np.log(panel.variance[layer][panel.control] / panel.variance[layer][panel.little]).mean()))
+        for layer in (where.half, where.before)
+    )
+    ks = [found[where.last][epsilon].k for epsilon in PREDICTED]
     text = (
         "“Slot in the appropriate predictive information, eventually”: how well the final prediction foretells, "
         f"linearly, the decile of basis elements that the output weights least ({len(panel.little)} of "
-        f"{len(panel.weight)}), each in units of its variance. The final prediction is S at the last layer: the "
-        f"{cut.k} whitened coordinates that give the output but for {PRIMARY:g} nats. All logits would determine the "
-        "whole last stream and foretell everything there, by definition. Control: as many elements of output weight "
-        f"above the median, matched on variance at each layer (mean log variance differs by {off:.2f} at most).",
+        f"{len(panel.weight)}), each in units of its variance. The final prediction is S at the last layer, the "
+        f"{ks[0]} whitened coordinates that give the output but for {PREDICTED[0]:g} nats; since these are nearly all "
+        f"that there are, also the {ks[1]} that give it but for {PREDICTED[1]:g}. All logits would determine the whole "
+        "last stream and foretell everything there, by definition. Control: as many elements of output weight above "
+        f"the median, one set for all layers, matched on variance at layers {where.half} and {where.before} (mean log "
+        f"variance differs by {off:.2f} at most).",
         "All elements are foretold better towards the end, where the stream comes near the last one, in a model of "
         "random weights too: what is slotted in is what the least weighted gain more than the control, "
-        f"{shown(decided, 3)}.",
+        f"{shown(decided, 3)}; {told(decided)}. With the prediction kept but for {PREDICTED[1]:g} nats it is "
+        f"{shown(panel.estimate(panel.filled(PREDICTED[1])), 3)}.",
     )
-    chart = Chart(
-        "filled",
-        "How well the final prediction foretells basis elements",
-        "layer",
-        "R²",
-        (line("least weighted decile", at, curves[0]), line("weighted more, equal variance", at, curves[1], "control")),
-        BAND,
+    names = [
+        (f"{kind}, {epsilon:g} nats", "control" if "more" in kind else "main")
+        for epsilon in PREDICTED
+        for kind in ("weighted least", "weighted more")
+    ]
+    lines = [later(name, curve, role) for (name, role), curve in zip(names, curves, strict=True)]
+    chart = Chart("filled", "How well the final prediction foretells basis elements", "layer", "R²", tuple(lines), BAND)
+    return Section(
+        "Elements that the output weights least", text, Grid(("layer", *(n for n, _ in names)), tuple(rows)), chart
     )
-    heading = ("layer", "least weighted decile", "control")
-    return Section("Elements that the output weights least", text, Grid(heading, tuple(rows)), chart)

@@ -5,7 +5,7 @@ Sums over four parts of the fit documents are kept, so that everything can be ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from midstream.lens.fit.sums import Moments
-from midstream.study.guess.basis import Basis, basis
+from midstream.study.guess.basis import Basis, ordered, whitened
 from midstream.study.guess.relevance import relevance
-from midstream.study.guess.setting import FIRST, SIZES, layers
-from midstream.study.guess.streams import reader, streams, transport
+from midstream.study.guess.setting import FIRST, SIZES, layers, seed
+from midstream.study.guess.streams import batches, reader, streams, transport
 from midstream.study.refit import grouped
 from midstream.study.study import Ground, Text
 
@@ -43,12 +43,12 @@ class Fit:
     @cached_property
     def relevant(self) -> Basis:
         """Coordinates ordered by what the output looks at."""
-        return basis(self.mean, self.covariance, self.relevance)
+        return ordered(self.varied, self.relevance)
 
     @cached_property
     def varied(self) -> Basis:
         """Coordinates ordered by variance: principal components."""
-        return basis(self.mean, self.covariance, None)
+        return whitened(self.mean, self.covariance)
 
     @cached_property
     def decoded(self) -> Tensor:
@@ -104,9 +104,13 @@ class _Sums:
 
 
 def fit(ground: Ground, layer: int, without: int = -1) -> Fit:
-    """What the fit texts say at a layer; ``without`` a quarter of them, -1: all."""
+    """What the fit texts say at a layer; ``without`` a quarter of them, -1: all.
+
+    Only the last one asked for is kept: what is made of it is a dozen matrices of the stream's width.
+    """
     kept: dict[tuple[int, int], Fit] = ground.keep.setdefault("fit", {})
     if (layer, without) not in kept:
+        kept.clear()
         parts = _parts(ground)
         members = [sums[layer] for number, sums in enumerate(parts) if number != without]
         total = members[0]
@@ -136,15 +140,16 @@ def _parts(ground: Ground) -> list[dict[int, _Sums]]:
         texts, size = windows(ground), SIZES[ground.size]
         share = size.positions / sum(len(members) * (len(members[0].ids) - FIRST) for members in texts if members)
         ground.keep["parts"] = [
-            _part(ground, members, min(share, 1.0), ground.seed + number) for number, members in enumerate(texts)
+            _part(ground, members, min(share, 1.0), seed(ground.seed, "relevance", number))
+            for number, members in enumerate(texts)
         ]
     return ground.keep["parts"]
 
 
-def _part(ground: Ground, texts: Sequence[Text], share: float, seed: int) -> dict[int, _Sums]:
+def _part(ground: Ground, texts: Sequence[Text], share: float, drawn: int) -> dict[int, _Sums]:
     d, at = ground.model.anatomy.width, layers(ground)
     found = {layer: _Sums.none(d) for layer in at.all}
-    generator, draws = torch.Generator().manual_seed(seed), SIZES[ground.size].draws
+    generator, draws = torch.Generator().manual_seed(drawn), SIZES[ground.size].draws
     for members in batches(texts, SIZES[ground.size].batch):
         seen = streams(ground, members)
         n = len(seen.row)
@@ -166,9 +171,3 @@ def _add(moments: Moments, x: Tensor, y: Tensor) -> None:
     moments.xx += x.T @ x
     moments.xy += x.T @ y
     moments.yy += torch.stack([part.square().sum() for part in y.split(d, dim=1)])
-
-
-def batches(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
-    """The texts, so many at a time."""
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from midstream.record import Array
-from midstream.study.guess.fit import Fit, batches, fit
+from midstream.study.guess.basis import Basis
+from midstream.study.guess.fit import Fit, fit
 from midstream.study.guess.search import Asked, bisected
-from midstream.study.guess.setting import EPSILONS, SIZES, THIN, layers
-from midstream.study.guess.streams import Streams, kl, streams, target
-from midstream.study.refit import QUARTERS
-from midstream.study.study import Columns, Ground, Text
+from midstream.study.guess.setting import EPSILONS, THIN, layers
+from midstream.study.guess.streams import Streams, gathered, kl, target
+from midstream.study.study import Columns, Ground
 
 
-def chosen(ground: Ground, layer: int, texts: Sequence[Text]) -> Columns:
+def chosen(ground: Ground, layer: int) -> Columns:
     """How much reading from S alone adds, for each k that the search for the smallest ones asks for.
 
-    ``added`` is KL(final || read from S) less ``plain``, KL(final || read from all), and decides; ``moved`` is
-    KL(read from all || read from S), NaN but for the k that are found. Where what is read is calibrated, the two have
-    one expectation. Sums over each document's positions, nats.
+    In the texts that choose. ``added`` is KL(final || read from S) less ``plain``, KL(final || read from all), and
+    decides; ``moved`` is KL(read from all || read from S), NaN but for the k that are found. Where what is read is
+    calibrated, the two have one expectation. Sums over each document's positions, nats.
     """
-    document, streamed = _streamed(ground, texts)
-    h, last = streamed[layer], streamed[layers(ground).last]
-    final, own = target(ground, layers(ground).last, last), target(ground, layer, h)
+    seen, end = gathered(ground, "tune"), layers(ground).last
+    document = np.concatenate([one.document for one in seen])[::THIN]
+    h, last = (torch.cat([one.h[at] for one in seen])[::THIN] for at in (layer, end))
+    final, own = target(ground, end, last), target(ground, layer, h)
     plain, at = kl(ground, layer, h, final), fit(ground, layer).relevant
     z = at.coordinates(h)
     asked: Asked = {}
@@ -47,59 +48,56 @@ def chosen(ground: Ground, layer: int, texts: Sequence[Text]) -> Columns:
     return joined(tables) | {"layer": np.full(m, layer, np.int16), "rank": np.full(m, at.rank, np.int32)}
 
 
-def _streamed(ground: Ground, texts: Sequence[Text]) -> tuple[Array, dict[int, Tensor]]:
-    """The texts' documents ``[n]``, and layer -> streams ``[n, d]``; made once, for all layers."""
-    if "choosing" not in ground.keep:
-        seen = [streams(ground, members) for members in batches(texts, SIZES[ground.size].batch)]
-        document = np.concatenate([one.document for one in seen])
-        every = {at: torch.cat([one.h[at] for one in seen])[::THIN] for at in seen[0].h}
-        ground.keep["choosing"] = document[::THIN], every
-    return ground.keep["choosing"]
+def held_of(epsilon: float) -> str:
+    """Name of the column of what the final prediction tells, kept but for so many nats."""
+    return f"held_{epsilon:g}"
 
 
-def told(ground: Ground, texts: Sequence[Text], guess: int) -> Columns:
-    """What each coordinate tells, one row a document, layer, refit and number j of a coordinate.
+def told(ground: Ground, seen: Sequence[Streams], layer: int, without: int, guess: Mapping[float, int]) -> Columns:
+    """What each coordinate of a layer tells, one row a document and number j of a coordinate.
 
-    The decoder is that of the fit texts. Its prediction of the input row is the sum of what it makes of each
-    coordinate, and what a coordinate tells is that part's product with the truth, ``sum of (row - mean) . (z_j C_j)``.
-    These numbers add up in any text, and hold nothing of what a fit finds in its own noise, since the truth is that of
-    other texts; on the fit's own they are the R^2 of least squares, refitted to any part.
+    The decoder is that of the fit texts, ``without`` one of their quarters (-1: with all). Its prediction of the input
+    row is the sum of what it makes of each coordinate, and what a coordinate tells is that part's product with the
+    truth, ``sum of (row - mean) . (z_j C_j)``. These numbers add up in any text, and hold nothing of what a fit finds
+    in its own noise, since the truth is that of other texts; on the fit's own they are the R^2 of least squares,
+    refitted to any part.
 
     ``relevance``: what coordinate j by relevance tells; ``variance``: by variance; ``square``: ``(row - mean)_j^2``, so
     that the sum over j is all there is to tell. Of the stream's own basis element j: ``lost``, what dropping it and
-    refitting loses; ``held``, what the final prediction, the ``guess`` leading coordinates by relevance at layer L,
-    tells of it, and ``own``, all there is to tell, both in units of its variance.
+    refitting loses; ``held_of(epsilon)``, what the final prediction tells of it, and ``own``, all there is to tell,
+    both in units of its variance, NaN where it has none.
+
+    Args:
+        guess: epsilon -> how many of the leading coordinates by relevance at layer L are the final prediction.
     """
-    seen = streams(ground, texts)
-    at = layers(ground)
+    prediction, known = _prediction(ground, max(guess.values()), without), fit(ground, layer, without)
+    weights, last = (known.with_last @ prediction.into).T / known.covariance.diagonal(), layers(ground).last
     tables: list[dict[str, Array]] = []
-    for layer in at.all:
-        for without in range(-1, QUARTERS if layer in (at.half, at.late, at.before) else 0):
-            values = _told(seen, layer, fit(ground, layer, without), _prediction(ground, seen, guess, without))
-            tables.append(_spread(seen.document, values, layer, without))
+    for one in seen:
+        z, x = prediction.coordinates(one.h[last]), one.h[layer].cpu().double() - known.mean
+        values = _told(x, one.row - known.row_mean, known)
+        values |= {held_of(epsilon): x * (z[:, :k] @ weights[:k]) for epsilon, k in guess.items()}
+        tables.append(_spread(one.document, values, layer, without))
     return joined(tables)
 
 
-def _prediction(ground: Ground, seen: Streams, guess: int, without: int) -> tuple[Tensor, Tensor]:
-    """The final prediction's coordinates ``[n, k]``, and the map into them from the stream at layer L, ``[d, k]``."""
-    last = layers(ground).last
-    made = fit(ground, last, without).relevant
-    return made.coordinates(seen.h[last])[:, :guess], made.into[:, :guess]
+def _prediction(ground: Ground, k: int, without: int) -> Basis:
+    """The first k coordinates by relevance at layer L."""
+    kept: dict[int, Basis] = ground.keep.setdefault("prediction", {})
+    if without not in kept:
+        made = fit(ground, layers(ground).last, without).relevant
+        kept[without] = Basis(made.mean, made.into[:, :k].clone(), made.back[:, :k].clone())
+    return kept[without]
 
 
-def _told(seen: Streams, layer: int, known: Fit, prediction: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Name -> ``[n, d]``."""
-    y, x = seen.row - known.row_mean, seen.h[layer].cpu().double() - known.mean
+def _told(x: Tensor, y: Tensor, known: Fit) -> dict[str, Tensor]:
+    """Name -> ``[n, d]``, from the stream and the input row about their means, ``[n, d]`` each."""
     d = x.shape[1]
-    lost = (y @ known.weights.T) * (x @ known.precision) / known.precision.diagonal()
-    z, into = prediction
-    held = x * (z @ (known.with_last @ into).T) / known.covariance.diagonal()
     return {
         "relevance": _explained(x @ known.relevant.into, y @ known.decoded.T, d),
         "variance": _explained(x @ known.varied.into, y @ known.components.T, d),
         "square": y.square(),
-        "lost": lost,
-        "held": held,
+        "lost": (y @ known.weights.T) * (x @ known.precision) / known.precision.diagonal(),
         "own": x.square() / known.covariance.diagonal(),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,31 +15,33 @@ from midstream.study.displace import rotation
 from midstream.study.guess.basis import Basis
 from midstream.study.guess.fit import fit
 from midstream.study.guess.measure import by_document, joined
-from midstream.study.guess.setting import layers
-from midstream.study.guess.streams import Streams, kl, streams, target
+from midstream.study.guess.setting import layers, seed
+from midstream.study.guess.streams import Streams, gathered, kl, target
 from midstream.study.study import Columns, Ground, Text
 
 PARTS = ALL, GUESS, REST, RANDOM, OTHERS = "all", "guess", "rest", "random", "all but random"
 """Parts: all coordinates; S; those beside S; as many random ones as S has; the others."""
 
 
-def parts_read(ground: Ground, texts: Sequence[Text], ks: Mapping[int, int]) -> Columns:
-    """One row a document, layer and part, sums over positions.
+def parts_read(ground: Ground, layer: int, k: int) -> Columns:
+    """One row a document and part, sums over positions; the first document of each work that confirms.
 
     ``kl``: KL(final || what is read from the part), nats; ``right``: positions where the input row nearest to what is
     decoded is that of the token read; ``error``: of what is decoded, squared; ``square``: of the row about its mean.
 
     Args:
-        ks: layer -> how many coordinates S has.
+        k: how many coordinates S has.
     """
-    seen, at = streams(ground, texts), layers(ground)
+    first = [text.number for text in one_a_work(ground.texts["confirm"])]
     rows: Reader = ground.keep.setdefault("rows", input_reader(ground.model.anatomy))
-    final = target(ground, at.last, seen.h[at.last])
+    known, last = fit(ground, layer), layers(ground).last
+    parts = _parts(known.relevant, k, seed(ground.seed, "parts", layer))
     tables: list[dict[str, Array]] = []
-    for layer in at.shown:
-        known = fit(ground, layer)
-        y = seen.row - known.row_mean
-        for name, basis, part in _parts(known.relevant, ks[layer], ground.seed):
+    for seen in (some.of(first) for some in gathered(ground, "confirm")):
+        if not len(seen.row):
+            continue
+        final, y = target(ground, last, seen.h[last]), seen.row - known.row_mean
+        for name, basis, part in parts:
             z = basis.coordinates(seen.h[layer])
             told = z[:, part] @ (basis.into[:, part].T @ known.with_row)
             table = by_document(
@@ -56,8 +58,13 @@ def parts_read(ground: Ground, texts: Sequence[Text], ks: Mapping[int, int]) -> 
     return joined(tables)
 
 
-def _parts(basis: Basis, k: int, seed: int) -> list[tuple[str, Basis, slice]]:
-    q = rotation(basis.rank, seed).double()
+def one_a_work(texts: Sequence[Text]) -> list[Text]:
+    """The first text of each work."""
+    return list({text.work: text for text in reversed(texts)}.values())[::-1]
+
+
+def _parts(basis: Basis, k: int, drawn: int) -> list[tuple[str, Basis, slice]]:
+    q = rotation(basis.rank, drawn).double()
     turned = Basis(basis.mean, basis.into @ q, basis.back @ q)
     first, others = slice(0, k), slice(k, None)
     return [

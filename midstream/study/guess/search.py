@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from midstream.record import Array
 
 Asked = dict[int, Array]
@@ -37,3 +39,14 @@ def smallest(points: Mapping[int, float], epsilon: float) -> int:
             break
         kept = k
     return kept
+
+
+def crossing(points: Mapping[int, float], epsilon: float) -> int:
+    """``smallest``, between the k that were asked for too: ``added`` is taken to be straight there.
+
+    For texts other than those that the search was made on.
+    """
+    order = sorted(points)
+    grid = np.arange(order[-1] + 1)
+    more = np.flatnonzero(~(np.interp(grid, order, [points[k] for k in order]) <= epsilon))
+    return int(more[-1]) + 1 if len(more) else 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from midstream.study.fitting import every, few
 from midstream.study.study import Ground
 
@@ -16,11 +18,23 @@ EPSILONS = (0.01, 0.03, 0.1, 0.3)
 PRIMARY = 0.03
 """The one that the claims are decided at."""
 
+PREDICTED = (PRIMARY, EPSILONS[-1])
+"""Those at which the final prediction is taken."""
+
 THIN = 2
 """One position in so many of the texts that choose is read from parts of the stream: neighbours resemble each other."""
 
 DECILE = 10
 """One coordinate in so many is among those that the output weights least."""
+
+
+DRAWS = "relevance", "parts", "bases", "turns", "sets"
+"""What is drawn."""
+
+
+def seed(study: int, draw: str, number: int = 0) -> int:
+    """Of one draw, from the study's: no two draws share their numbers."""
+    return int(np.random.SeedSequence([study, DRAWS.index(draw), number]).generate_state(1)[0])
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(batch=8, windows=4, positions=768, draws=4, bases=20, turns=4),
+    "quick": Size(batch=8, windows=4, positions=768, draws=4, bases=20, turns=8),
     "default": Size(batch=8, windows=2, positions=4096, draws=8, bases=200, turns=12),
     "large": Size(batch=8, windows=4, positions=16384, draws=8, bases=1000, turns=50),
 }

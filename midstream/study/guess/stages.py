@@ -10,13 +10,13 @@ import torch
 
 from midstream.errors import RequestError
 from midstream.lens.fit.least_squares import FIT_RATIO
-from midstream.study.displace import rotation
 from midstream.study.guess import coordinates, measure, reading
-from midstream.study.guess.analysis import cuts
 from midstream.study.guess.chance import OWN, in_bases, turned
-from midstream.study.guess.fit import batches, fit, windows
-from midstream.study.guess.setting import EPSILONS, FIRST, PRIMARY, SIZES, THIN, layers
-from midstream.study.guess.streams import kl, streams, target
+from midstream.study.guess.cut import cuts
+from midstream.study.guess.fit import fit, windows
+from midstream.study.guess.setting import FIRST, PREDICTED, PRIMARY, SIZES, THIN, layers
+from midstream.study.guess.streams import gathered, kl, streams, target
+from midstream.study.refit import QUARTERS
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
 
 FEWEST = 4
@@ -26,8 +26,16 @@ FEWEST = 4
 BASES = 50
 """Random bases in a unit."""
 
-ASKED = 28
-"""Reads of a layer that the search for the smallest k takes, as counted on the default model."""
+MOST = 8e9
+"""Bytes of memory, the model not counted."""
+
+ASKED, ALONE, RELEVANT = 28, 3, 4
+"""Readings that the search for the smallest k takes at a layer, a part read alone, a position's relevance: as counted
+and timed on the default model."""
+
+BASIS, TURN, TOLD, SUMMED = 2, 15, 10, 4
+"""Products with a matrix of the stream's width that a random basis takes at a layer, an output turned at random, what
+is told of as many positions, and what is summed of them to fit on: about."""
 
 
 def check(ground: Ground) -> None:
@@ -46,6 +54,20 @@ def check(ground: Ground) -> None:
             f"{FIT_RATIO * anatomy.width:,} ({FIT_RATIO} for each of the {anatomy.width} dimensions), of at least five "
             "works. Give a larger corpus."
         )
+    needed = memory(ground)
+    if needed > MOST:
+        raise RequestError(
+            f"{model.name}, of width {anatomy.width:,}, would take {needed / 1e9:.0f} GB for what the fit texts say of "
+            f"it and for the streams of the others: expected {MOST / 1e9:.0f} GB at most. Run it at a smaller --size, "
+            "or ask a narrower model."
+        )
+
+
+def memory(ground: Ground) -> float:
+    """Bytes that are held at once: sums over the fit texts, streams of the others, one fit and what is made of it."""
+    d, at = ground.model.anatomy.width, len(layers(ground).all)
+    positions = sum(len(text.ids) for name in ("tune", "confirm") for text in ground.texts[name])
+    return 8.0 * d * d * (4 * QUARTERS * at + 16) + positions * d * (8.0 + 4.0 * at)
 
 
 def _weigh(_ground: Ground, _records: Records) -> list[Unit]:
@@ -63,22 +85,24 @@ def _measure_weigh(ground: Ground, _unit: Unit) -> Columns:
     }
 
 
-def _choose(ground: Ground, _records: Records) -> list[Unit]:
+def _by_layer(ground: Ground, _records: Records) -> list[Unit]:
     return [Unit(f"layer-{layer:03d}", layer) for layer in layers(ground).all]
 
 
 def _measure_choose(ground: Ground, unit: Unit) -> Columns:
-    return measure.chosen(ground, unit.what, ground.texts["tune"])
+    return measure.chosen(ground, unit.what)
 
 
 def _told(ground: Ground, records: Records) -> list[Unit]:
-    guess = cuts(records)[layers(ground).last][PRIMARY].k
-    parts = batches(ground.texts["confirm"], SIZES[ground.size].batch)
-    return [Unit(f"confirm-{number:03d}", (texts, guess)) for number, texts in enumerate(parts)]
+    at, found = layers(ground), cuts(ground, records)
+    guess = {epsilon: found[at.last][epsilon].k for epsilon in PREDICTED}
+    units = [Unit(f"layer-{layer:03d}", (layer, -1, guess)) for layer in at.all]
+    again = [(layer, quarter) for layer in dict.fromkeys((at.half, at.late, at.before)) for quarter in range(QUARTERS)]
+    return units + [Unit(f"layer-{layer:03d}-without-{q}", (layer, q, guess)) for layer, q in again]
 
 
 def _measure_told(ground: Ground, unit: Unit) -> Columns:
-    return measure.told(ground, *unit.what)
+    return measure.told(ground, gathered(ground, "confirm"), *unit.what)
 
 
 def _chance(ground: Ground, _records: Records) -> list[Unit]:
@@ -91,27 +115,13 @@ def _measure_chance(ground: Ground, unit: Unit) -> Columns:
     return in_bases(ground, unit.what)
 
 
-def _turned(ground: Ground, records: Records) -> list[Unit]:
-    found = cuts(records)
-    return [
-        Unit(f"layer-{layer:03d}", (layer, [found[layer][epsilon].k for epsilon in EPSILONS]))
-        for layer in layers(ground).all
-    ]
-
-
 def _measure_turned(ground: Ground, unit: Unit) -> Columns:
-    return turned(ground, *unit.what)
+    return turned(ground, unit.what)
 
 
 def _read(ground: Ground, records: Records) -> list[Unit]:
-    ks = {layer: found[PRIMARY].k for layer, found in cuts(records).items()}
-    parts = batches(one_a_work(ground.texts["confirm"]), SIZES[ground.size].batch)
-    return [Unit(f"confirm-{number:03d}", (texts, ks)) for number, texts in enumerate(parts)]
-
-
-def one_a_work(texts: Sequence[Text]) -> list[Text]:
-    """The first text of each work."""
-    return list({text.work: text for text in reversed(texts)}.values())[::-1]
+    found = cuts(ground, records)
+    return [Unit(f"layer-{layer:03d}", (layer, found[layer][PRIMARY].k)) for layer in layers(ground).shown]
 
 
 def _measure_read(ground: Ground, unit: Unit) -> Columns:
@@ -120,27 +130,29 @@ def _measure_read(ground: Ground, unit: Unit) -> Columns:
 
 MAIN = (
     Stage("weigh", _weigh, _measure_weigh),
-    Stage("choose", _choose, _measure_choose),
+    Stage("choose", _by_layer, _measure_choose),
     Stage("told", _told, _measure_told),
     Stage("chance", _chance, _measure_chance),
-    Stage("turned", _turned, _measure_turned),
+    Stage("turned", _by_layer, _measure_turned),
     Stage("read", _read, _measure_read),
 )
 
 
 def cost(ground: Ground) -> Cost:
-    """What the main arm takes, its seconds from one batch on this machine: its pass, and reading it."""
-    size, at = SIZES[ground.size], layers(ground)
-    tune, confirm = ground.texts["tune"], ground.texts["confirm"]
+    """What the main arm takes, its seconds from one batch on this machine: its pass, reading it, and a product."""
+    size, at, d = SIZES[ground.size], layers(ground), ground.model.anatomy.width
+    tune, confirm, fitted = ground.texts["tune"], ground.texts["confirm"], sum(map(len, windows(ground)))
     length = len(confirm[0].ids)
-    again = one_a_work(confirm)
-    forwards = sum(map(len, windows(ground))) + len(tune) + 2 * len(confirm) + len(again)
+    forwards = fitted + len(tune) + len(confirm)
     asked = ASKED * len(tune) * (length - FIRST) // THIN
-    alone = 2 * len(reading.PARTS) * len(again) * (length - FIRST)
-    reads = len(at.all) * (2 * size.positions + asked) + len(at.shown) * alone
+    alone = ALONE * len(reading.PARTS) * len(reading.one_a_work(confirm)) * (length - FIRST)
+    reads = len(at.all) * (RELEVANT * size.positions + asked) + len(at.shown) * alone
+    products = len(at.all) * (BASIS * size.bases + TURN * size.turns)
+    fits = len(at.all) + (len(at.shown) - 1) * QUARTERS
+    products += (TOLD * fits * len(confirm) + SUMMED * len(at.all) * fitted) * length / d
     passing, readout = _trial(ground, confirm[: size.batch])
-    products = len(at.all) * size.bases * _product(ground.model.anatomy.width)
-    return Cost(forwards, int(forwards * length), int(reads), forwards * passing + reads * readout + products)
+    seconds = forwards * passing + reads * readout + products * _product(d)
+    return Cost(forwards, int(forwards * length), int(reads), seconds)
 
 
 def _trial(ground: Ground, texts: Sequence[Text]) -> tuple[float, float]:
@@ -158,10 +170,10 @@ def _trial(ground: Ground, texts: Sequence[Text]) -> tuple[float, float]:
 
 
 def _product(width: int) -> float:
-    """Seconds that one random basis takes: its drawing, and four products in float64."""
-    x = torch.eye(width, dtype=torch.float64)
-    start = time.perf_counter()
-    rotation(width, 0)
-    for _ in range(4):
+    """Seconds that a product of two matrices of a width takes, in float64, the second time."""
+    x, taken = torch.eye(width, dtype=torch.float64), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
         x = x @ x
-    return time.perf_counter() - start
+        taken = time.perf_counter() - start
+    return taken

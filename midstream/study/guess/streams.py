@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from midstream.readout.reader import Reader, output_reader
 from midstream.record import Array
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
-from midstream.study.guess.setting import FIRST, layers
+from midstream.study.guess.setting import FIRST, SIZES, layers
 from midstream.study.study import Ground, Text
 
 
@@ -35,6 +35,12 @@ class Streams:
     row: Tensor
     h: dict[int, Tensor]
 
+    def of(self, numbers: Sequence[int]) -> Streams:
+        """Those of some texts."""
+        at = torch.from_numpy(np.flatnonzero(np.isin(self.document, numbers)))
+        h = {layer: values[at.to(values.device)] for layer, values in self.h.items()}
+        return Streams(self.document[at.numpy()], self.token[at], self.row[at], h)
+
 
 def streams(ground: Ground, texts: Sequence[Text]) -> Streams:
     """Positions from ``FIRST`` on of texts of one length that are attention sinks at none of the layers."""
@@ -47,6 +53,20 @@ def streams(ground: Ground, texts: Sequence[Text]) -> Streams:
     row = model.anatomy.input_rows(ids[kept]).cpu().double()
     h = {layer: values[kept].float() for layer, values in found.items()}
     return Streams(numbers[kept.cpu().numpy().reshape(-1)], ids[kept].cpu(), row, h)
+
+
+def batches(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
+    """The texts, so many at a time."""
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
+
+
+def gathered(ground: Ground, name: str) -> list[Streams]:
+    """Those of a set of texts, batch by batch; made once, since every layer is measured by itself."""
+    kept: dict[str, list[Streams]] = ground.keep.setdefault("streams", {})
+    if name not in kept:
+        kept[name] = [streams(ground, members) for members in batches(ground.texts[name], SIZES[ground.size].batch)]
+    return kept[name]
 
 
 def reader(ground: Ground) -> Reader:

@@ -56,7 +56,7 @@ def test_controls_are_others_that_are_weighted_more_at_equal_variance():
     weight, variance = draw.random(100), np.exp(draw.normal(size=100))
     little = lowest(weight, 10)
     assert set(little) == set(np.argsort(weight)[:10])
-    others = matched(little, np.flatnonzero(weight > np.median(weight)), variance)
+    others = matched(little, np.flatnonzero(weight > np.median(weight)), variance[None])
     assert len(set(others)) == 10
     assert weight[others].min() > np.median(weight)
     off = np.abs(np.log(variance[others]) - np.log(variance[little]))
