@@ -174,7 +174,7 @@ def _equal(found: Models, size: Size) -> str:
 
 
 def _says(found: Models, size: Size) -> str:
-    """The primary number in a sentence, and whether decay did anything to the weights."""
+    """The primary number in a sentence, and what decay did to the weights."""
     level, pair = size.levels[-1], next(iter(PAIRS.values()))
     seeds = paired(found, pair, level)
     if not seeds:
@@ -189,8 +189,8 @@ def _says(found: Models, size: Size) -> str:
     one, other = (np.mean([found[recipe, seed, level]["matrices"][0] for seed in seeds]) for recipe in pair)
     return (
         f"{pair[0].capitalize()} against {pair[1]} at {level:g} nats a byte {word}: {shown(estimate)} in log(1 − "
-        f"cosine), which is {shown(cosine)} in that cosine. That decay reached the weights shows in the root mean "
-        f"square of the matrices, {one:.3f} against {other:.3f}."
+        f"cosine), which is {shown(cosine)} in that cosine. The matrices that decay acts on have a root mean square of "
+        f"{one:.3f} against {other:.3f}."
     )
 
 
@@ -252,7 +252,7 @@ def _chart(found: Models, size: Size) -> Chart | None:
         name="decay_by_layer",
         title="What decay and the scale of the first writes do to the step from each layer to the next",
         x="layer before the step",
-        y="difference of changes in log(1 − cosine), means out",
+        y="difference of changes, log(1 − cosine)",
         lines=tuple(lines),
         caption=f"Below 0 the first of the two changes more gradually there. At {level:g} nats a byte; intervals hold "
         "for all layers of a curve at once (t over seeds, Bonferroni).",
