@@ -26,7 +26,7 @@ from midstream.store.sealed import DamagedError, dump, read_json, seal
 from midstream.store.write import atomic
 from midstream.study.report import Report
 from midstream.study.study import Columns, Cost, Ground, Need, Records, Stage, Study, Unit
-from midstream.study.verdict import detectable
+from midstream.study.verdict import WORKS, detectable
 
 MAIN = "main"
 
@@ -125,7 +125,7 @@ def _prepared(model: Model, study: Study, sets: Sets, options: StudyOptions) -> 
     drawn = "" if sets.by_field else f" (drawn by {sets.unit}: no document has split=fit, reserve or eval)"
     outside = f"; {sets.outside:,} have another split and are left out" if sets.outside else ""
     said, short = [f"reads {listed}{drawn}{outside}."], list[str]()
-    for claim in study.claims if options.arm == MAIN else ():
+    for claim in (one for one in study.claims if options.arm == MAIN and one.counts == WORKS):
         least = detectable(claim, works["confirm"])
         said.append(
             f"{claim.name}: {least:.2g} {claim.unit} would be told from {claim.threshold:g} in 80 % of runs; "

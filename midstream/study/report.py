@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from midstream.record import Estimate, Provenance
-from midstream.study.verdict import Verdict
+from midstream.study.verdict import WORKS, Counts, Verdict
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def shown(estimate: Estimate, digits: int = 4) -> str:
     return f"{value} ({estimate.low:+.{digits}f} to {estimate.high:+.{digits}f})"
 
 
-def counted(estimate: Estimate) -> str:
-    """``30 works, the largest holds 12 % of the tokens``."""
-    if math.isnan(estimate.largest_share):
-        return f"{estimate.clusters} works"
+def counted(estimate: Estimate, what: Counts = WORKS) -> str:
+    """``30 works, the largest holds 12 % of the tokens``; seeds weigh alike: ``5 seeds``."""
+    if what != WORKS or math.isnan(estimate.largest_share):
+        return f"{estimate.clusters} {what}"
     return f"{estimate.clusters} works, the largest holds {100 * estimate.largest_share:.0f} % of the tokens"

@@ -14,6 +14,10 @@ from midstream.record import Estimate
 
 Side = Literal["below", "above", "within"]
 Found = Literal["supported", "refuted", "undecided"]
+Counts = Literal["works", "seeds"]
+
+WORKS: Counts = "works"
+"""What the interval of a claim counts, as a rule."""
 
 POWER = 0.8
 """Share of repetitions in which a study should see an effect of the size that it calls detectable."""
@@ -35,7 +39,8 @@ class Claim:
         least: how far beyond the threshold the estimate itself must lie.
         spread: standard deviation between works of the number of one work, from a pilot on works that confirm
             nothing; NaN where there was none.
-        fewest: works without which nothing is decided.
+        fewest: works (or seeds) without which nothing is decided.
+        counts: what an interval is over: works, or seeds of models that were trained.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Claim:
     least: float = 0.0
     spread: float = math.nan
     fewest: int = 6
+    counts: Counts = WORKS
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def decide(claim: Claim, estimate: Estimate) -> Verdict:
     low, high, value = estimate.low, estimate.high, estimate.value
     p = _p_value(estimate, claim.threshold) if claim.side != "within" else math.nan
     if estimate.clusters < claim.fewest:
-        reason = f"{estimate.clusters} works are too few for an interval: at least {claim.fewest} are needed."
+        reason = f"{estimate.clusters} {claim.counts} are too few for an interval: at least {claim.fewest} are needed."
         return Verdict(claim, estimate, "undecided", p, reason)
     if math.isnan(low) or math.isnan(high):
         return Verdict(claim, estimate, "undecided", p, "no interval could be made: something in it is undefined.")

@@ -57,6 +57,12 @@ def html(report: Report, figures: Mapping[str, bytes]) -> str:
     )
 
 
+def _interval(verdict: Verdict, *, method: bool) -> str:
+    """What the interval is, and p if there is one."""
+    said = study_text.interval(verdict.estimate, method=method, counts=verdict.claim.counts)
+    return "; ".join(filter(None, (said, study_text.p_of(verdict))))
+
+
 def _verdicts(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
     if not verdicts:
         return
@@ -67,9 +73,7 @@ def _verdicts(verdicts: tuple[Verdict, ...]) -> Iterator[str]:
             verdict.claim.estimand,
             f"{study_text.threshold(verdict.claim)}; {study_text.matters(verdict.claim)}",
             study_text.value(verdict.estimate),
-            "; ".join(
-                filter(None, (study_text.interval(verdict.estimate, method=not method), study_text.p_of(verdict)))
-            ),
+            _interval(verdict, method=not method),
             study_text.badge(verdict.found),
             verdict.reason,
         )

@@ -72,7 +72,7 @@ def _table(verdicts: tuple[Verdict, ...], text: Callable[[str], str]) -> Table:
     shared = bool(study_text.method(verdicts))
     for verdict in verdicts:
         claim = Text.assemble((text(verdict.claim.name), _STRONG), "\n", (text(verdict.claim.says), DIM))
-        works = Text(text(study_text.interval(verdict.estimate, method=not shared)))
+        works = Text(text(study_text.interval(verdict.estimate, method=not shared, counts=verdict.claim.counts)))
         made.add_row(claim, _estimate(verdict, text, "\n"), works, _badge(verdict, text), Text(text(verdict.reason)))
     return made
 
@@ -85,7 +85,7 @@ def _blocks(verdicts: tuple[Verdict, ...], text: Callable[[str], str]) -> Iterat
         below = [
             Text(text(verdict.claim.says), DIM),
             _estimate(verdict, text, "; "),
-            Text(text(study_text.interval(verdict.estimate, method=not shared))),
+            Text(text(study_text.interval(verdict.estimate, method=not shared, counts=verdict.claim.counts))),
             Text(text(verdict.reason)),
         ]
         yield from (Padding(line, (0, 0, 0, 2), expand=False) for line in below)

@@ -9,7 +9,7 @@ from typing import Any
 
 from midstream.record import Estimate, Provenance
 from midstream.study.report import Chart, counted, shown
-from midstream.study.verdict import Claim, Found, Verdict
+from midstream.study.verdict import WORKS, Claim, Counts, Found, Verdict
 
 BADGES: dict[Found, str] = {"supported": "✓", "refuted": "✗", "undecided": "?"}
 """What stands before a verdict, so that it is never told by colour alone."""
@@ -23,8 +23,8 @@ MEANING = (
 """How verdicts are made: stands above their table."""
 
 COUNTED = (
-    "An interval counts works, never tokens, since tokens of one work resemble each other. p is two-sided, of the "
-    "threshold."
+    "An interval counts works, never tokens, since tokens of one work resemble each other; where models were trained, "
+    "seeds. p is two-sided, of the threshold."
 )
 """What intervals and p values are of."""
 
@@ -87,12 +87,12 @@ def value(estimate: Estimate, digits: int = 4) -> str:
     return number if math.isnan(estimate.value) else f"{number} {estimate.unit}".rstrip() + gap + ends
 
 
-def interval(estimate: Estimate, *, method: bool = True) -> str:
+def interval(estimate: Estimate, *, method: bool = True, counts: Counts = WORKS) -> str:
     """What the interval is: level, clusters and the largest one's share, ``method``; or that there is none."""
     if not bounded(estimate):
-        return f"no interval, {counted(estimate)}"
+        return f"no interval, {counted(estimate, counts)}"
     how = f"; {estimate.method}" if method and estimate.method else ""
-    return f"{100 * estimate.level:g} % interval, {counted(estimate)}{how}"
+    return f"{100 * estimate.level:g} % interval, {counted(estimate, counts)}{how}"
 
 
 def bounded(estimate: Estimate) -> bool:

@@ -195,7 +195,7 @@ def hostile() -> Report:
         if isinstance(value, dict):
             return {spoil(name): spoil(part) for name, part in value.items()}
         if is_dataclass(value):
-            kept = ("side", "found", "role")
+            kept = ("side", "counts", "found", "role")
             own = {f.name: getattr(value, f.name) for f in fields(value)}
             made = {name: part if name in kept else spoil(part) for name, part in own.items()}
             return type(value)(**made)
@@ -213,7 +213,7 @@ def texts(value) -> list[str]:
     if isinstance(value, dict):
         return [text for pair in value.items() for text in texts(pair)]
     if is_dataclass(value):
-        own = (f.name for f in fields(value) if f.name not in ("side", "role", "lines", "ticks"))
+        own = (f.name for f in fields(value) if f.name not in ("side", "counts", "role", "lines", "ticks"))
         if isinstance(value, Chart):
             own = ("title", "caption")
         return [text for name in own for text in texts(getattr(value, name))]

@@ -1,19 +1,20 @@
 """Whether weight decay makes the stream change gradually with depth: small models of bytes, alike but for it.
 
 Models of one seed see the same batches, and those that differ in their decay alone start from the same weights. They
-learn at different speeds, so none is read after a number of steps: each is read at the first look at which its
-validation loss lies within ``HIT`` of a level set beforehand, and two models that are compared lie no further than
-twice that apart. The learning rate stays after its rise; were it to fall, it would have fallen differently far. What
-counts is the change from the model's own start, since models without the usual scale of the first writes start
-elsewhere.
+learn at different speeds, so none is compared after a number of steps: what is read at the two looks between which a
+model's validation loss falls below a level, set beforehand, is taken to that level, linearly in the loss. The learning
+rate stays after its rise; were it to fall, it would have fallen differently far. What counts is the change from the
+model's own start, since models without the usual scale of the first writes start elsewhere.
 
-The primary number is the cosine of successive layers without each layer's mean (``Continuity.centred``): a vector that
-all positions share, which biases feed and decay does not touch, keeps the plain cosine near 1 whatever becomes of the
-text. The step from the embedding to the first block's output, which opens the stream, stands apart.
+The primary number is ``distance``, the logarithm of 1 less the cosine of successive layers, without each layer's mean.
+The cosine itself comes near 1, where nothing moves it further; and a vector that all positions share, which biases feed
+and decay does not touch, keeps the plain one there whatever becomes of the text. The step from the embedding to the
+first block's output, which opens the stream, stands apart.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from midstream.errors import RequestError
 from midstream.model.plain import PlainLM
+from midstream.record import Array
 from midstream.study.aftermath.continuity import continuity
 from midstream.study.study import Columns, Cost, Ground, Need, Records, Unit
 from midstream.study.toy import (
@@ -45,13 +47,8 @@ from midstream.study.toy import (
 START = math.inf
 """The level of the model before its first step."""
 
-HIT = 0.005
-"""Nats a byte: how far from a level the validation loss of a model that is read there may lie."""
-
-NEAR = 0.05
-"""Nats a byte above a level, from which on the loss is looked at ``SELDOM`` times as often."""
-
-SELDOM = 4
+UNSEEN = 2
+"""The first seed that counts: models of seeds 0 and 1 had been read when the primary number was chosen."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ class Size:
 
     Attributes:
         training: for no more than its steps.
-        levels: validation losses at which models are read, nats a byte, falling; training ends with the last.
-        look: steps between two looks at the loss, near a level.
+        levels: validation losses at which models are compared, nats a byte, falling; training ends with the last.
+        look: steps between two looks at the loss.
     """
 
     shape: Shape
@@ -87,11 +84,16 @@ class Size:
     look: int
     seeds: int
 
+    @property
+    def numbers(self) -> range:
+        """Seeds, so many."""
+        return range(UNSEEN, UNSEEN + self.seeds)
+
 
 SIZES = {
-    "quick": Size(Shape(32, 4, 2, 48), Training(200, 8, 0.008, 8, last=1.0), (2.85,), look=2, seeds=2),
-    "default": Size(Shape(64, 8, 4, 64), Training(1600, 16, 0.008, 50, last=1.0), (2.35, 2.2), look=5, seeds=5),
-    "large": Size(Shape(256, 12, 8, 128), Training(1500, 16, 0.002, 100, last=1.0), (2.3, 2.0), look=10, seeds=5),
+    "quick": Size(Shape(32, 4, 2, 48), Training(200, 8, 0.008, 8, last=1.0), (2.85,), look=10, seeds=2),
+    "default": Size(Shape(64, 8, 4, 64), Training(1600, 16, 0.008, 50, last=1.0), (2.35, 2.2), look=20, seeds=5),
+    "large": Size(Shape(256, 12, 8, 128), Training(1500, 16, 0.002, 100, last=1.0), (2.3, 2.0), look=20, seeds=5),
 }
 """Rate and levels of the default are from the losses alone of a seed that is not used, on other texts: the slowest
 recipe, the unscaled one, came to 2.2 after 840 steps, the fastest after 420. ``large`` has 10 million parameters; its
@@ -111,48 +113,77 @@ NEEDS = {"quick": _needs(150, 6, 12), "default": _needs(1500, 30, 60), "large": 
 
 def units(ground: Ground, _records: Records) -> list[Unit]:
     """One training each: seed by seed, so that what is there can be compared."""
-    numbers = range(SIZES[ground.size].seeds)
     named = [(recipe, recipe.name.replace(",", "").replace(" ", "-")) for recipe in RECIPES]
+    numbers = SIZES[ground.size].numbers
     return [Unit(f"seed-{number}-{name}", (number, recipe)) for number in numbers for recipe, name in named]
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A model as it is after so many steps.
+
+    Attributes:
+        loss: validation loss, nats a byte.
+        module: a copy, which goes on being what it was.
+    """
+
+    step: int
+    loss: float
+    module: PlainLM
+
+
 def measure(ground: Ground, unit: Unit) -> Columns:
-    """Trains one model; L rows, one a layer, for its start and for each level at which it was read."""
+    """Trains one model; L rows, one a layer, for its start and for each level: NaN for one that it did not come to."""
     number, recipe = unit.what
     size, seed = SIZES[ground.size], 100 * ground.seed + number
     training, window = replace(size.training, decay=recipe.decay), size.shape.window
     module = fresh(size.shape, seed, scaled=recipe.scaled)
-    constant = {
-        "seed": number,
-        "recipe": recipe.name,
-        "size": ground.size,
-        "parameters": sum(weight.numel() for weight in module.parameters()),
-    }
-    found: list[Columns] = []
 
-    def see(level: float, step: int, loss: float) -> None:
-        row = constant | {"level": level, "step": step, "tune": loss} | _reading(ground, module)
-        found.append({name: np.broadcast_to(value, size.shape.blocks) for name, value in row.items()})
+    def look(step: int) -> Look:
+        return Look(step, _loss(ground, module, "tune"), copy.deepcopy(module))
+
+    start = _reading(ground, look(0))
+    found = {START: start} | {level: {name: np.nan * value for name, value in start.items()} for level in size.levels}
+
+    def see(level: float, above: Look, below: Look) -> None:
+        share = (above.loss - level) / (above.loss - below.loss)
+        one, other = _reading(ground, above), _reading(ground, below)
+        found[level] = {name: (1 - share) * one[name] + share * other[name] for name in one}
+        found[level]["apart"] = above.loss - below.loss
 
     data = batches(bytes_of(ground, "fit"), window, training, seed)
-    looked = watched(data, size, lambda: _loss(ground, module, "tune"), see)
-    train(module, looked, next_byte(plain_scores), training)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    train(module, watched(data, size, look, see), next_byte(plain_scores), training)
+    layers = size.shape.blocks
+    columns: dict[str, Array] = {
+        name: np.concatenate([np.broadcast_to(row[name], layers) for row in found.values()]) for name in start
+    }
+    n = len(found) * layers
+    return columns | {
+        "level": np.repeat([*found], layers),
+        "layer": np.tile(np.arange(layers), len(found)),
+        "seed": np.full(n, number),
+        "recipe": np.full(n, recipe.name),
+        "size": np.full(n, ground.size),
+        "parameters": np.full(n, sum(weight.numel() for weight in module.parameters())),
+    }
 
 
-def _reading(ground: Ground, module: PlainLM) -> dict[str, Any]:
-    """What is measured of a model as it is, by layer or one number."""
-    made = continuity(module, cut(bytes_of(ground, "confirm"), SIZES[ground.size].shape.window))
-    decayed = [weight.detach() for weight in module.parameters() if weight.dim() > 1]
+def _reading(ground: Ground, look: Look) -> dict[str, Any]:
+    """What is measured of a model, by layer ``[L]`` or one number."""
+    made = continuity(look.module, cut(bytes_of(ground, "confirm"), SIZES[ground.size].shape.window))
+    decayed = [weight.detach() for weight in look.module.parameters() if weight.dim() > 1]
     squares = sum(float(weight.double().square().sum()) for weight in decayed)
     return {
-        "layer": np.arange(len(made.cosine)),
+        "step": float(look.step),
+        "tune": look.loss,
+        "apart": 0.0,
         "cosine": made.cosine,
         "centred": made.centred,
+        "distance": np.log(1 - made.centred),
         "agreement": made.agreement,
-        "positions": made.positions,
+        "positions": float(made.positions),
         "sinks": made.sinks,
-        "confirm": _loss(ground, module, "confirm"),
+        "confirm": _loss(ground, look.module, "confirm"),
         "matrices": math.sqrt(squares / sum(weight.numel() for weight in decayed)),
     }
 
@@ -164,29 +195,26 @@ def _loss(ground: Ground, module: PlainLM, name: str) -> float:
 
 
 def watched(
-    data: Iterable[Tensor], size: Size, loss: Callable[[], float], see: Callable[[float, int, float], None]
+    data: Iterable[Tensor], size: Size, look: Callable[[int], Look], see: Callable[[float, Look, Look], None]
 ) -> Iterator[Tensor]:
     """Batches, for as long as a model that is trained with each before the next is asked for has a level before it.
 
-    A level is missed where no look finds the loss at it before it is ``NEAR`` below; it is not come back to.
-
     Args:
-        loss: the validation loss of the model as it is.
-        see: told of a level, the steps done and the loss: first of ``START``, then of each level that is not missed.
+        look: the model as it is, after so many steps.
+        see: told of a level and the two looks between which the loss first fell to it or below; of none that it did
+            not come to.
     """
-    left, due = [START, *size.levels], 0
+    left, before = list(size.levels), None
     for step, batch in enumerate(data):
-        if step == due:
-            now = loss()
-            for level in tuple(left):
-                if level == START or abs(now - level) <= HIT:
-                    see(level, step, now)
-                    left.remove(level)
-                elif now < level - NEAR:
+        if step % size.look == 0:
+            now = look(step)
+            if before is not None:
+                for level in [one for one in left if before.loss > one >= now.loss]:
+                    see(level, before, now)
                     left.remove(level)
             if not left:
                 return
-            due += size.look * (1 if now < left[0] + NEAR else SELDOM)
+            before = now
         yield batch
 
 
@@ -206,14 +234,13 @@ def check(ground: Ground) -> None:
 
 
 def cost(ground: Ground) -> Cost:
-    """About: a training ends after half its steps, a quarter of them near a level, as that of the seed tried."""
+    """About: a training ends after half its steps, as that of the seed tried."""
     size = SIZES[ground.size]
     steps, window, models = size.training.steps / 2, size.shape.window, size.seeds * len(RECIPES)
     tune, confirm = (
         sum(len(windows(len(document), window)) for document in bytes_of(ground, name)) for name in ("tune", "confirm")
     )
-    looks = steps / size.look * (1 / 4 + 3 / 4 / SELDOM)
-    reads = 1 + len(size.levels)
+    looks, reads = steps / size.look, 1 + 2 * len(size.levels)
     trained = steps * size.training.batch
     # windows that overlap by half are twice as many as those that do not, which are read twice, and out at every layer
     read = looks * tune + reads * 2 * confirm

@@ -123,7 +123,7 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
     """The report, from the records of the main arm and those of others that were run."""
     main = records["main"]
     verdicts = tuple(
-        decide(claim, estimate) for claim, estimate in zip(STUDY.claims, _estimates(ground, main), strict=True)
+        decide(claim, estimate) for claim, estimate in zip(STUDY.claims[:-1], _estimates(ground, main), strict=True)
     )
     sections = (
         findings.hidden(ground, main),
@@ -139,7 +139,7 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
         prediction=STUDY.prediction,
         answer=_answer(verdicts),
         about=_about(ground),
-        verdicts=verdicts,
+        verdicts=(*verdicts, toy.verdict(records)),
         sections=sections,
         lined_up=_lined_up(ground, main, verdicts),
         notes=NOTES,
@@ -243,11 +243,12 @@ STUDY = Study(
     "back? (The tradeoff and the scenario are nostalgebraist's and his readers', interpreting GPT: the logit lens, "
     "2020; our words.)",
     prediction=f"{PREDICTION} {toy.PREDICTION}",
-    claims=(READS, CHANCE, COPY, BACK, GONE),
+    claims=(READS, CHANCE, COPY, BACK, GONE, toy.CLAIM),
     arms={
         "main": Arm(_NEEDS, stages.MAIN, measure.check, stages.cost, lenses("tuned", "input:0", "input:1")),
         "toy": toy.ARM,
     },
     analyse=analyse,
     minutes={"quick": 2, "default": 12, "large": 400},
+    revision=2,
 )
