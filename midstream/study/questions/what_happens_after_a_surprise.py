@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from midstream.record import Estimate
-from midstream.study.aftermath import analysis, findings, measure, probe, stages, toy
-from midstream.study.aftermath.analysis import NATS, Weights
-from midstream.study.aftermath.condition import AFTER, FIRST, PROMPT, READ, SIZES, SPAN, decided, layers
-from midstream.study.aftermath.panel import OWN, Panel
+from midstream.study.aftermath import analysis, findings, lens_findings, measure, probe, slopes, stages, toy
+from midstream.study.aftermath.analysis import NATS
+from midstream.study.aftermath.condition import FIRST, PROMPT, layers
+from midstream.study.aftermath.panel import Panel
 from midstream.study.aftermath.repeats import repeats
 from midstream.study.fitting import FIT, lenses
 from midstream.study.report import LinedUp, Report, shown
@@ -122,22 +122,23 @@ LINED_UP = (
 def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
     """The report, from the records of the main arm and those of others that were run."""
     main = records["main"]
+    read = findings.Hidden.of(ground, main)
     verdicts = tuple(
-        decide(claim, estimate) for claim, estimate in zip(STUDY.claims, _estimates(ground, main), strict=True)
+        decide(claim, estimate) for claim, estimate in zip(STUDY.claims, _estimates(ground, main, read), strict=True)
     )
     sections = (
-        findings.hidden(ground, main),
+        findings.hidden(ground, main, read),
         findings.readable(ground, main),
-        findings.excess(ground, main),
-        *findings.plasma(ground, main),
-        *findings.kept(ground, main),
+        findings.excess(ground, main, GONE.matters),
+        *lens_findings.plasma(ground, main),
+        *lens_findings.kept(ground, main),
         toy.section(records),
     )
     return Report(
         name=STUDY.name,
         question=STUDY.question,
         prediction=STUDY.prediction,
-        answer=_answer(verdicts),
+        answer=_answer(verdicts, read),
         about=_about(ground),
         verdicts=verdicts,
         sections=sections,
@@ -146,51 +147,52 @@ def analyse(ground: Ground, records: Mapping[str, Records]) -> Report:
     )
 
 
-def _estimates(ground: Ground, main: Records) -> tuple[Estimate, ...]:
+def _estimates(ground: Ground, main: Records, read: findings.Hidden) -> tuple[Estimate, ...]:
     """The number of each claim."""
-    panel, own = Panel.of(ground, main, "confirm"), Panel.of(ground, main, OWN)
-    start = decided(ground.model.anatomy.layers)
-    sides = {one: Weights.of(one, one.hidden) for one in (panel, own)}
-    values = {one: findings.costs(one, main, name, start, READ) for one, name in ((panel, "confirm"), (own, OWN))}
-    halves = [analysis.halved(values[one], sides[one]) for one in (panel, own)]
-    again = repeats(ground, panel)
-    missed = Weights.again(panel, again.of(again.missed))
+    panel = Panel.of(ground, main, "confirm")
     return (
-        analysis.arms(values[panel], sides[panel], panel.seed, NATS).difference,
-        analysis.beyond(halves[0], halves[1], panel.works, panel.seed),
+        read.read,
+        read.beyond,
         analysis.gained(panel, analysis.best(Panel.of(ground, main, "tune"), layers(ground))),
-        analysis.arms(-panel.surprise, missed, panel.seed, "nats").difference,
-        analysis.excess(panel, [(SPAN + 1, AFTER)])[0],
+        slopes.returned(panel, repeats(ground, panel)),
+        slopes.excess(panel, [findings.WINDOWS[-1]], slopes.distance(panel))[0],
     )
 
 
-def _answer(verdicts: tuple[Verdict, ...]) -> str:
+def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
     """The primary claim first, since the verdict beside it is its."""
     reads, _, copy, back, _ = verdicts
     more = {
-        "supported": "Later positions read a token's position more where it was a surprise than where it was not",
+        "supported": "Later positions read a token's position more the more surprising the token was",
         "refuted": f"Later positions do not read a token's position more, by {READS.matters:g} nats a token, "
         "where it was a surprise",
         "undecided": "Whether later positions read a token's position more where it was a surprise is not decided",
     }[reads.found]
+    place = (
+        "more than the position that guessed it wrongly"
+        if read.place.low > 0
+        else "less than the position that guessed it wrongly"
+        if read.place.high < 0
+        else "and not to be told from what they read at the position that guessed it wrongly"
+    )
     written = {
         "supported": "the stream there says how surprising it was",
         "refuted": "the stream there does not say how surprising it was",
         "undecided": "whether the stream there says how surprising it was is not decided",
     }[copy.found]
     again = {
-        "supported": "a rare token that was badly missed is expected when it comes again",
-        "refuted": "a rare token that was badly missed is no likelier when it comes again",
-        "undecided": "whether a rare token that was badly missed is likelier when it comes again is not decided",
+        "supported": "a rare token gains more at its second occurrence the worse it was missed at the first",
+        "refuted": "a rare token gains no more at its second occurrence where it was missed worse at the first",
+        "undecided": "whether a rare token gains more at its second occurrence the worse it was missed is not decided",
     }[back.found]
     return (
-        f"{more}: {shown(reads.estimate)} nats a token; {written} (R² gain {shown(copy.estimate, 3)}); and {again} "
-        f"({shown(back.estimate, 2)} nats)."
+        f"{more}: {shown(reads.estimate)} nats a token, {place} ({shown(read.place)}); {written} (R² gain "
+        f"{shown(copy.estimate, 3)}); and {again} ({shown(back.estimate, 3)} nats a nat)."
     )
 
 
 def _about(ground: Ground) -> tuple[str, ...]:
-    confirm, mapped, tokens = ground.texts["confirm"], len(probe.cut(ground)), SIZES[ground.size].probe[1]
+    confirm, mapped, tokens = ground.texts["confirm"], len(probe.cut(ground)), probe.tokens(ground)
     return (
         about_model(ground),
         f"The first {len(confirm[0].ids)} tokens of each document to tune and confirm: {about_sets(ground)} {mapped} "
@@ -213,7 +215,7 @@ def _lined_up(ground: Ground, main: Records, verdicts: tuple[Verdict, ...]) -> t
         f"The surprise is readable from layer {'none' if first is None else first} on (best gain {copy}). Hidden "
         f"from a third of the depth on, the position that read it is missed more than the same token's by {reads} "
         "nats.",
-        findings.late_writes(ground, main),
+        lens_findings.late_writes(ground, main),
         f"Badly missed rare tokens are likelier the second time by {back} nats.",
     )
     return tuple(replace(one, ours=text) for one, text in zip(LINED_UP, ours, strict=True))
