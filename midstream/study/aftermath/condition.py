@@ -25,6 +25,9 @@ SPAN = 16
 SURPRISING = 0.1
 """Share of the tokens that counts as surprising."""
 
+PARTNERS = 3
+"""Unsurprising tokens for each surprise that are hidden too, where there are as many: four would tell little more."""
+
 GUESS, READ, NEAR = "at i", "at i + 1", "near"
 HIDDEN = (GUESS, READ, NEAR)
 """Whose keys and values are hidden: where it was guessed wrongly, where it is read, and one of the 15 before i."""

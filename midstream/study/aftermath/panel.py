@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from midstream.record import Array
-from midstream.study.aftermath.condition import AFTER, FIRST, SIZES, SPAN, SURPRISING
+from midstream.study.aftermath.condition import AFTER, FIRST, PARTNERS, SIZES, SPAN, SURPRISING
 from midstream.study.matched import Events, events, room, thinned
 from midstream.study.output import ordered
 from midstream.study.study import Ground, Records, Text
@@ -78,8 +78,9 @@ class Panel:
 
     @cached_property
     def hidden(self) -> Events:
-        """As many of those as are hidden from later positions."""
-        return thinned(self.deep, self.target, SIZES[self.size].hidden, self.draw())
+        """As many of them as are hidden from later positions."""
+        most = SIZES[self.size].hidden
+        return thinned(self.events, self.target, most, self.draw(), partners=PARTNERS)
 
     @cached_property
     def near(self) -> Array:
