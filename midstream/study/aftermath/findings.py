@@ -198,10 +198,11 @@ def excess(ground: Ground, records: Records, matters: float) -> Section:
         lines.append(line(name, steps, slopes.excess(one, [(step, step) for step in steps], times), role(own)))
         found = slopes.excess(one, [BEFORE, *WINDOWS], times)
         untold, small = slopes.untold(found[1:]), slopes.small(found[1:], matters)
-        said.append(
-            f"in {name} it first cannot be told from 0 at {_window(untold)} and is below {matters:g} from "
-            f"{_window(small)} on"
+        can = (
+            "it can be told from 0 in all" if untold is None else f"it first cannot be told from 0 at {_window(untold)}"
         )
+        stays = "in none is it known to stay" if small is None else f"from {_window(small)} on it stays"
+        said.append(f"in {name} {can}, and {stays} below {matters:g} nats")
         rows.append((name, *(shown(each, 2) for each in found)))
     return Section(
         "How long the loss stays higher",
@@ -225,8 +226,8 @@ def excess(ground: Ground, records: Records, matters: float) -> Section:
     )
 
 
-def _window(number: int | None) -> str:
-    return "none" if number is None else f"token {_named(WINDOWS[number])}"
+def _window(number: int) -> str:
+    return f"token {_named(WINDOWS[number])}"
 
 
 def _named(window: tuple[int, int]) -> str:

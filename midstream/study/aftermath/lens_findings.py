@@ -125,7 +125,7 @@ def plasma(ground: Ground, records: Records) -> list[Section]:
         for label, part in parts(found).items():
             three = analysis.arms(-panel.surprise, Weights.again(panel, part), panel.seed, NATS)
             rows.append((name, label, f"{part.second.sum():.0f}", *(shown(one, 2) for one in three)))
-        rows.append((name, "a nat of surprise at the first", "", "", "", shown(slopes.returned(panel, found), 3)))
+        rows.append((name, "per nat of surprise at the first", "", "", "", shown(slopes.returned(panel, found), 3)))
     text = (
         f"Types that make up at most {100 * RARE:g} % of the fit documents' tokens, where they come a second time, "
         f"{GAP} tokens or more after the first, against types of the same frequency class, with or without a space "

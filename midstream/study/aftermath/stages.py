@@ -113,7 +113,7 @@ def cost(ground: Ground) -> Cost:
     plain = t * (fit + tune + 4 * confirm)
     reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 2) + 2 * len(layers(ground)) * 5 * deep
     seconds = _trial(ground, confirm, size.batch)
-    made = 4 * seconds * confirm  # a sampled token costs about as much as five that are read together
+    made = 2 * seconds * confirm  # a sampled token costs about as much as three that are read together
     factored = 5 * len(layers(ground)) * probe.columns(ground.model.anatomy.width) ** 3 * 7e-10
     return Cost(forwards, int(forwards * t), int(reads), seconds * (0.8 * forwards + 0.2 * reads / t) + made + factored)
 

@@ -179,11 +179,7 @@ def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
         "undecided": "Whether later positions read a token's position more where it was a surprise is not decided",
     }[reads.found]
     place = (
-        "more than the position that guessed it wrongly"
-        if read.place.low > 0
-        else "less than the position that guessed it wrongly"
-        if read.place.high < 0
-        else "and not to be told from what they read at the position that guessed it wrongly"
+        "more than" if read.place.low > 0 else "less than" if read.place.high < 0 else "not to be told from what it is"
     )
     written = {
         "supported": "the stream there says how surprising it was",
@@ -196,8 +192,9 @@ def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
         "undecided": "whether a rare token gains more at its second occurrence the worse it was missed is not decided",
     }[back.found]
     return (
-        f"{more}: {shown(reads.estimate)} nats a token, {place} ({shown(read.place)}); {written} (R² gain "
-        f"{shown(copy.estimate, 3)}); and {again} ({shown(back.estimate, 3)} nats a nat)."
+        f"{more}: {shown(reads.estimate)} nats a token, {place} at the position that guessed it wrongly (difference "
+        f"{shown(read.place)}); {written} (R² gain {shown(copy.estimate, 3)}); and {again} "
+        f"({shown(back.estimate, 3)} nats a nat)."
     )
 
 
@@ -213,7 +210,7 @@ def _about(ground: Ground) -> tuple[str, ...]:
         f"Null: the model's own samples, temperature 1, which continue the first {PROMPT} tokens of each document to "
         "its length. There a surprise is a draw of the model's own distribution: nothing was wrong that could be "
         f"mended. They count for the work of the document. The first {FIRST} positions of any text are in no number, "
-        "nor are attention sinks.",
+        "nor are attention sinks and special tokens.",
     )
 
 

@@ -109,7 +109,7 @@ def test_an_excess_is_followed_until_it_is_gone(tiny):
 def test_the_report_counts_from_the_first_token_after(tiny, last, token):
     world, records = planted(tiny, after=0.3, steps=range(1, last + 1))
     text = findings.excess(world, records, GONE.matters).text[1]
-    assert f"in the texts it first cannot be told from 0 at token {token} " in text
+    assert f"in the texts it first cannot be told from 0 at token {token}, " in text
 
 
 def test_an_excess_that_stays_is_not_soon_gone(tiny):
@@ -191,6 +191,6 @@ def test_the_report_says_what_it_found(tiny):
         1 for section in report.sections if section.chart
     )
     assert report.answer.startswith("Later positions read")
-    assert "more than the position that guessed it wrongly (+0." in report.answer
+    assert "more than at the position that guessed it wrongly (difference +0." in report.answer
     without = records | {"confirm-hidden": {}, "sampled-hidden": {}}
     assert question.analyse(world, {"main": without}).verdicts[0].found == "undecided"
