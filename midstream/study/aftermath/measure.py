@@ -168,9 +168,10 @@ def hidden(ground: Ground, text: Text, at: Array, near: Array, how: Sequence[tup
     """
     ids, last = ids_of(ground, [text]), ground.model.anatomy.layers
     stream = capture(ground.model, ids, layers=sorted({*(layer for layer, _ in how), last}))
-    logprob, _ = logprobs(ground, stream[last][:, :-1], ids[:, 1:])
     after = at[:, None] + 2 + np.arange(SPAN)  # [m, span], the positions whose predictions count
-    targets = ids[0][torch.from_numpy(after + 1).to(ids.device)]
+    rows = torch.from_numpy(after).to(ids.device)
+    targets = ids[0][rows + 1]
+    logprob, _ = logprobs(ground, stream[last][0, rows], targets)
     places = {GUESS: at, READ: at + 1, NEAR: near}
     found: list[dict[str, Array]] = []
     for layer, which in groupby(sorted(how), key=lambda one: one[0]):
@@ -178,7 +179,7 @@ def hidden(ground: Ground, text: Text, at: Array, near: Array, how: Sequence[tup
         branches = [Branch(int(i) + 2, int(j)) for name in names for i, j in zip(at, places[name], strict=True)]
         final = hiding(ground).branched(ids[0], layer, stream[layer][0], branches, SPAN)
         under = logprobs(ground, final, targets.repeat(len(names), 1))[0]
-        cost = (np.tile(logprob[0][after], (len(names), 1)) - under).mean(1)
+        cost = (np.tile(logprob, (len(names), 1)) - under).mean(1)
         found.append(
             {
                 "position": np.tile(at.astype(np.int32), len(names)),

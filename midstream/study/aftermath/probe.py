@@ -107,7 +107,7 @@ def expected(ground: Ground) -> Expected:
         others = [text for text in ground.texts["fit"] if text.number not in taken]
         length, last = tokens(ground), ground.model.anatomy.layers
         surprises: list[tuple[int, float]] = []
-        for text in others[: len(taken)]:
+        for text in others[: max(1, len(taken) // 2)]:
             ids = torch.tensor([text.ids[:length]], device=ground.model.device)
             logprob, _ = logprobs(ground, capture(ground.model, ids, layers=[last])[last][:, :-1], ids[:, 1:])
             surprises += zip(text.ids[FIRST + 1 : length], (-logprob[0, FIRST:]).tolist(), strict=True)

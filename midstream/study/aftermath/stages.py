@@ -9,7 +9,7 @@ import numpy as np
 
 from midstream.record import Array
 from midstream.study.aftermath import measure, probe, repeats
-from midstream.study.aftermath.condition import HIDDEN, NEAR, READ, SIZES, SPAN, decided, layers, starts
+from midstream.study.aftermath.condition import HIDDEN, NEAR, PARTNERS, READ, SIZES, SPAN, decided, layers, starts
 from midstream.study.aftermath.measure import Spots
 from midstream.study.aftermath.panel import OWN, Panel, texts
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
@@ -102,16 +102,17 @@ def cost(ground: Ground) -> Cost:
     tune, confirm = len(ground.texts["tune"]), len(ground.texts["confirm"])
     t, part = len(ground.texts["confirm"][0].ids), probe.cut(ground)
     # for the maps and for what types are expected to do
-    fit = min(2 * len(part), len(ground.texts["fit"])) * probe.tokens(ground) / t
-    found = confirm * t // 20  # about as many positions are surprising with a partner, or partners
-    # beside these, rare tokens that come again and those that they are held against
-    hidden, deep = min(2 * size.hidden, found), min(2 * size.deep, found) + min(3 * size.deep, found)
+    fit = 1.5 * len(part) * probe.tokens(ground) / t
+    # of a hundred positions about three are surprising with a partner, or partners; five are rare tokens that come
+    # again, or those that they are held against
+    found, again = confirm * t * 3 // 100, confirm * t * 5 // 100
+    hidden, deep = min((1 + PARTNERS) * size.hidden, found), min(2 * size.deep, found) + min(3 * size.deep, again)
     branch = (SPAN + 1) * hidden / t
     above = {start: 1 - start / last for start in starts(last)}
     hiding = sum(above.values()) * (confirm + len(HIDDEN) * branch) + above[decided(last)] * (confirm + 2 * branch)
     forwards = fit + tune + 2 * confirm + 4 * confirm + hiding + confirm  # the last as samples
-    plain = t * (fit + tune + 4 * confirm)
-    reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 2) + 2 * len(layers(ground)) * 5 * deep
+    plain = t * (fit + tune + 2 * confirm)
+    reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 4) + 2 * len(layers(ground)) * 5 * deep
     seconds = _trial(ground, confirm, size.batch)
     made = 2 * seconds * confirm  # a sampled token costs about as much as three that are read together
     factored = 5 * len(layers(ground)) * probe.columns(ground.model.anatomy.width) ** 3 * 7e-10
