@@ -64,7 +64,8 @@ class Prepared:
 
     Attributes:
         said: what a user is told before it runs, one line each.
-        short: why its size could miss an effect that matters; empty where it could not.
+        short: why its size could miss an effect of the primary claim that matters; empty where it could not.
+        weak: the other claims of which it could, in a sentence; empty for none.
     """
 
     study: Study
@@ -73,6 +74,7 @@ class Prepared:
     ground: Ground
     said: tuple[str, ...]
     short: str
+    weak: str
 
 
 def prepare(model: Model, study: Study, corpus: Corpus, options: StudyOptions) -> Prepared:
@@ -124,7 +126,7 @@ def _prepared(model: Model, study: Study, sets: Sets, options: StudyOptions) -> 
     listed = "; ".join(f"{len(found[name]):,} documents of {n:,} {unit} to {name}" for name, n in works.items())
     drawn = "" if sets.by_field else f" (drawn by {sets.unit}: no document has split=fit, reserve or eval)"
     outside = f"; {sets.outside:,} have another split and are left out" if sets.outside else ""
-    said, short = [f"reads {listed}{drawn}{outside}."], list[str]()
+    said, weak = [f"reads {listed}{drawn}{outside}."], dict[str, str]()
     for claim in (one for one in study.claims if options.arm == MAIN and one.counts == WORKS):
         least = detectable(claim, works["confirm"])
         said.append(
@@ -132,9 +134,12 @@ def _prepared(model: Model, study: Study, sets: Sets, options: StudyOptions) -> 
             f"{claim.matters:g} is the smallest that matters."
         )
         if not least <= claim.matters:
-            short.append(f"{claim.name} ({least:.2g} against {claim.matters:g} {claim.unit})")
-    why = f"too small to see an effect that matters: {'; '.join(short)}" if short else ""
-    return Prepared(study, options, sets, Ground(model, found, options.size, options.seed), tuple(said), why)
+            weak[claim.name] = f"{claim.name} ({least:.2g} against {claim.matters:g} {claim.unit})"
+    primary = weak.pop(study.claims[0].name, "")
+    short = f"too small to see an effect that matters: {primary}" if primary else ""
+    rest = f"An effect that matters could be missed, in more than 20 % of runs, of {'; '.join(weak.values())}."
+    ground = Ground(model, found, options.size, options.seed)
+    return Prepared(study, options, sets, ground, tuple(said), short, rest if weak else "")
 
 
 def _takes(prepared: Prepared, cost: Cost) -> str:
@@ -214,7 +219,7 @@ def _signed(main: Prepared, report: Report, command: str, left: Sequence[str]) -
     caveat = "A quick run, to see that it works: nothing is decided by it." if options.size == "quick" else ""
     if main.short and not caveat:
         caveat = f"Forced though it was {main.short}: nothing is decided by it."
-    about = [*report.about, *left]
+    about = [*report.about, *([main.weak] if main.weak else []), *left]
     if main.sets.unit != "work":
         about.append(f"What is called a work below is a {main.sets.unit} here: that is what intervals count.")
     return replace(

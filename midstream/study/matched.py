@@ -61,8 +61,8 @@ def alike(one: Array, other: Array, strata: Array) -> tuple[Array, Array, float]
     return kept.astype(float), np.where(other, weight[strata], 0.0), float(alone)
 
 
-def thinned(found: Events, types: Array, most: int, generator: np.random.Generator) -> Events:
-    """At most so many of the surprises, and of each type no more unsurprising partners than it has surprises.
+def thinned(found: Events, types: Array, most: int, generator: np.random.Generator, *, partners: int = 1) -> Events:
+    """At most so many of the surprises, and of each type no more than so many unsurprising partners for each of them.
 
     For what is too costly to be measured everywhere; types still weigh the same on both sides.
     """
@@ -70,7 +70,7 @@ def thinned(found: Events, types: Array, most: int, generator: np.random.Generat
     high = found.high > 0
     if high.sum() > most:
         high &= order < np.sort(order[high])[most]
-    taken = np.bincount(types[high], minlength=int(types.max(initial=0)) + 1)
+    taken = partners * np.bincount(types[high], minlength=int(types.max(initial=0)) + 1)
     low = np.zeros_like(high)
     at = np.argwhere((found.low > 0) & (taken[types] > 0))
     for row, column in at[np.argsort(order[tuple(at.T)])]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError
-from midstream.readout.read import Rows, read
-from midstream.readout.reader import output_reader
+from midstream.readout import read as readout
+from midstream.readout.read import Rows
+from midstream.readout.reader import Reader, output_reader
 from midstream.record import Array
 from midstream.study.study import Columns, Ground, Text
 
@@ -23,16 +24,29 @@ def ids_of(ground: Ground, texts: Sequence[Text]) -> Tensor:
 
 def logprobs(ground: Ground, h: Tensor, targets: Tensor) -> tuple[Array, Array]:
     """Log-probabilities of targets ``[b, p]`` under the output at layer L ``[b, p, d]``, and the best tokens."""
-    reader = ground.keep.setdefault("reader", output_reader(ground.model.anatomy))
+    found = predicted(ground, h, targets)
+    shape = tuple(targets.shape)
+    return found.logprob[:, 0].reshape(shape), found.top_ids[:, 0].reshape(shape)
+
+
+def predicted(ground: Ground, h: Tensor, targets: Tensor) -> readout.Columns:
+    """All that is read of the same, a row for each of the ``b p`` positions."""
+    reader = reader_of(ground)
     x = reader.prepare(h.reshape(-1, h.shape[-1]))
     if not bool(torch.isfinite(x).all()):
         raise RequestError(
             f"the output of {ground.model.name} holds NaN or infinity ({ground.model.dtype}): nothing can be said of "
             "it; another --dtype may help."
         )
-    (found,) = read(reader, [Rows(x, targets.reshape(-1, 1))], reference=None, top_k=1, job=1 << 20)
-    shape = tuple(targets.shape)
-    return found.logprob[:, 0].reshape(shape), found.top_ids[:, 0].reshape(shape)
+    (found,) = readout.read(reader, [Rows(x, targets.reshape(-1, 1))], reference=None, top_k=1, job=1 << 20)
+    return found
+
+
+def reader_of(ground: Ground) -> Reader:
+    """The model's output, ready to read; made once."""
+    if "reader" not in ground.keep:
+        ground.keep["reader"] = output_reader(ground.model.anatomy)
+    return ground.keep["reader"]
 
 
 def table(texts: Sequence[Text], values: dict[str, Any]) -> Columns:

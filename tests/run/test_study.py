@@ -207,6 +207,15 @@ def test_a_size_that_could_miss_what_matters_is_refused_unless_forced(tiny, tmp_
     assert run(quick, tmp_path / "quick")
 
 
+def test_a_claim_beside_the_primary_that_could_be_missed_is_named_not_refused(tiny, tmp_path):
+    two = replace(STUDY, claims=(CLAIM, replace(CLAIM, name="beside", spread=1.0)))
+    job = prepare(tiny, two, open_corpus(corpus(tmp_path)), OPTIONS)
+    assert not job.short
+    assert "of beside (" in job.weak
+    job = replace(job, study=STUDY)  # its analysis decides one claim
+    assert job.weak in run(job, tmp_path / "out").about
+
+
 def test_an_arm_of_its_own_joins_the_report_of_the_main_one(tiny, tmp_path):
     assert run(prepared(tiny, tmp_path, arm="side"), tmp_path / "out") is None
     assert "side arm saw 32 tokens" in run(prepared(tiny, tmp_path), tmp_path / "out").answer

@@ -25,6 +25,9 @@ SPAN = 16
 SURPRISING = 0.1
 """Share of the tokens that counts as surprising."""
 
+PARTNERS = 3
+"""Unsurprising tokens for each surprise that are hidden too, where there are as many: four would tell little more."""
+
 GUESS, READ, NEAR = "at i", "at i + 1", "near"
 HIDDEN = (GUESS, READ, NEAR)
 """Whose keys and values are hidden: where it was guessed wrongly, where it is read, and one of the 15 before i."""
@@ -37,22 +40,23 @@ class Size:
     Attributes:
         batch: texts in one pass; together: samples that are made in one.
         steps: layers over the depth that are read, less one.
-        probe: fit documents that the maps to the surprise are fitted on; tokens of each.
+        probe: fit documents that the maps to the surprise are fitted on; positions that the smallest refit has for
+            each of its inputs, which with the model's width says how far these documents are read.
         deep: surprises whose positions are read through lenses; hidden: those whose positions are hidden.
     """
 
     batch: int
     together: int
     steps: int
-    probe: tuple[int, int]
+    probe: tuple[int, float]
     deep: int
     hidden: int
 
 
 SIZES = {
-    "quick": Size(8, 16, 4, (30, 256), 30, 20),
-    "default": Size(8, 48, 8, (64, 288), 600, 300),
-    "large": Size(4, 40, 15, (400, 512), 4000, 2000),
+    "quick": Size(8, 16, 4, (30, 4.5), 30, 20),
+    "default": Size(8, 48, 8, (120, 8), 600, 300),
+    "large": Size(4, 40, 15, (240, 40), 4000, 2000),
 }
 
 

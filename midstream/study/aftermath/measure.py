@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from midstream.errors import RequestError
+from midstream.lens.fit.least_squares import FIT_RATIO, HELD_OUT
 from midstream.readout.read import Rows
 from midstream.readout.read import read as read_rows
-from midstream.readout.reader import Reader, input_reader, output_reader
+from midstream.readout.reader import Reader, input_reader
 from midstream.record import Array
 from midstream.sample.choose import Choice
 from midstream.sample.generate import Options, generate
@@ -23,12 +24,14 @@ from midstream.stream.vector import sinks
 from midstream.study.aftermath import probe
 from midstream.study.aftermath.condition import GUESS, NEAR, PROMPT, READ, SIZES, SPAN, layers
 from midstream.study.aftermath.hide import Branch, Hiding, unable
-from midstream.study.output import ids_of, logprobs, table
-from midstream.study.refit import RIDGE
+from midstream.study.output import ids_of, logprobs, predicted, reader_of, table
 from midstream.study.study import Columns, Ground, Text
 
 WRITES = ("attn_out", "mlp_out")
 """What a block adds, where a family tells the two apart."""
+
+MIDDLE = "resid_mid"
+"""The stream between the two, where one follows the other."""
 
 
 def check(ground: Ground) -> None:
@@ -38,12 +41,20 @@ def check(ground: Ground) -> None:
         raise RequestError(f"{model.name} reads {model.context} tokens: the study's texts have {longest}.")
     if why := unable(model, longest):
         raise RequestError(f"{model.name} cannot be studied here: {why}.")
-    count, tokens = SIZES[ground.size].probe
-    long = probe.cut(ground)
-    if len({text.work for text in long}) < RIDGE or len(long) == len(ground.texts["fit"]):
+    long, needed = probe.cut(ground), FIT_RATIO * probe.columns(model.anatomy.width)
+    tokens = probe.tokens(ground)
+    if tokens > model.context:
         raise RequestError(
-            f"there are {len(ground.texts['fit'])} documents to fit on, {len(long)} of them of {tokens} tokens: "
-            f"expected such ones of {RIDGE} works, up to {count}, and others beside them. Give a larger corpus."
+            f"{model.name} reads {model.context} tokens: maps of its width ask for {tokens} of each document. "
+            "Give a larger --size, which reads more documents."
+        )
+    fit, held = probe.positions(ground)
+    if fit < needed or held < HELD_OUT or len(long) == len(ground.texts["fit"]):
+        raise RequestError(
+            f"there are {len(ground.texts['fit'])} documents to fit on, {len(long)} of them of {tokens} tokens, with "
+            f"about {fit:,} positions in the smallest refit and {held:,} to choose a ridge: expected {needed:,} "
+            f"({FIT_RATIO} for each input of a map) and {HELD_OUT}, and other documents beside them. Give a larger "
+            "corpus."
         )
 
 
@@ -69,11 +80,11 @@ def plain(ground: Ground, texts: Sequence[Text]) -> Columns:
     whether i + 1 is an attention sink at a layer that is read, and what the maps make of the stream there."""
     ids, last = ids_of(ground, texts), ground.model.anatomy.layers
     stream = capture(ground.model, ids, layers=sorted({*layers(ground), last}))
-    logprob, _ = logprobs(ground, stream[last][:, :-1], ids[:, 1:])
+    found = predicted(ground, stream[last][:, :-1], ids[:, 1:])
     sunk = torch.stack([sinks(stream[layer]) for layer in layers(ground)]).any(0)[:, 1:].cpu().numpy()
-    tokens = ids.cpu().numpy().astype(np.int32)
+    tokens, logprob = ids.cpu().numpy().astype(np.int32), found.logprob.reshape(sunk.shape)
     named = {"token": tokens[:, :-1], "target": tokens[:, 1:], "logprob": logprob, "sink": sunk.astype(np.int16)}
-    return table(texts, named | probe.read(ground, ids, stream))
+    return table(texts, named | probe.read(ground, ids, stream, found.entropy))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +100,10 @@ def deep(ground: Ground, texts: Sequence[Text], spots: Spots) -> Columns:
     """Lenses and writes at chosen positions, a row for each and layer.
 
     At i: rank and log-probability of x_{i+1} under the tuned lens. At i + 1: rank of x_{i+1} and of x_i among the
-    input rows, and how long what the block added is against the stream it was added to; NaN where not read.
+    input rows, and how long what the block added is against the stream it was added to (for an MLP that follows
+    attention, the stream between the two); NaN where not read.
     """
-    ids, sites = ids_of(ground, texts), [site for site in WRITES if site in ground.model.anatomy.sites]
+    ids, sites = ids_of(ground, texts), {*WRITES, MIDDLE} & set(ground.model.anatomy.sites)
     wanted: list[Place] = [(layer, "resid_post") for layer in layers(ground)]
     wanted += [(layer, site) for layer in layers(ground) if layer for site in sites]
     wanted += [(layer - 1, "resid_post") for layer in layers(ground) if layer]
@@ -115,7 +127,7 @@ def deep(ground: Ground, texts: Sequence[Text], spots: Spots) -> Columns:
 
 def _guess(ground: Ground, layer: int, h: Tensor, target: Tensor) -> dict[str, Array]:
     lens = ground.lenses["tuned"]
-    reader: Reader = ground.keep.setdefault("reader", output_reader(ground.model.anatomy))
+    reader = reader_of(ground)
     x = reader.prepare(lens.transport(layer, h))
     (read,) = read_rows(reader, [Rows(x, target[:, None])], reference=None, top_k=1, job=1 << 20)
     return {"guess_rank": read.rank[:, 0].astype(np.float32), "guess_logprob": read.logprob[:, 0]}
@@ -137,37 +149,37 @@ def _input(ground: Ground, layer: int, h: Tensor, tokens: tuple[Tensor, Tensor],
 def _writes(stream: dict[Place, Tensor], layer: int, where: tuple[Tensor, Tensor], after: Tensor) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for site in WRITES:
+        onto = (layer, MIDDLE) if site == "mlp_out" and (layer, MIDDLE) in stream else (layer - 1, "resid_post")
         size = torch.full((len(after),), torch.nan, device=after.device)
         if (layer, site) in stream:
-            written, before = (
-                stream[place][where].float().norm(dim=-1) for place in ((layer, site), (layer - 1, "resid_post"))
-            )
+            written, before = (stream[place][where].float().norm(dim=-1) for place in ((layer, site), onto))
             size = torch.where(after, written / before, size)
         found[site] = size.cpu().numpy()
     return found
 
 
-def hidden(ground: Ground, text: Text, at: Array, how: Sequence[tuple[int, str]]) -> Columns:
+def hidden(ground: Ground, text: Text, at: Array, near: Array, how: Sequence[tuple[int, str]]) -> Columns:
     """What hiding a position costs, a row for each surprise i and condition: CE(hidden) - CE(plain), nats, mean over
     the predictions at i + 2 to i + 17.
 
     Args:
-        at: ``[m]`` positions i.
+        at: ``[m]`` positions i; near: ``[m]`` the ordinary position before each that is hidden for comparison.
         how: (layer after which it is hidden, which of ``HIDDEN``).
     """
     ids, last = ids_of(ground, [text]), ground.model.anatomy.layers
     stream = capture(ground.model, ids, layers=sorted({*(layer for layer, _ in how), last}))
-    logprob, _ = logprobs(ground, stream[last][:, :-1], ids[:, 1:])
     after = at[:, None] + 2 + np.arange(SPAN)  # [m, span], the positions whose predictions count
-    targets = ids[0][torch.from_numpy(after + 1).to(ids.device)]
-    places = {GUESS: at, READ: at + 1, NEAR: _near(ground, text, at)}
+    rows = torch.from_numpy(after).to(ids.device)
+    targets = ids[0][rows + 1]
+    logprob, _ = logprobs(ground, stream[last][0, rows], targets)
+    places = {GUESS: at, READ: at + 1, NEAR: near}
     found: list[dict[str, Array]] = []
     for layer, which in groupby(sorted(how), key=lambda one: one[0]):
         names = [name for _, name in which]
         branches = [Branch(int(i) + 2, int(j)) for name in names for i, j in zip(at, places[name], strict=True)]
         final = hiding(ground).branched(ids[0], layer, stream[layer][0], branches, SPAN)
         under = logprobs(ground, final, targets.repeat(len(names), 1))[0]
-        cost = (np.tile(logprob[0][after], (len(names), 1)) - under).mean(1)
+        cost = (np.tile(logprob, (len(names), 1)) - under).mean(1)
         found.append(
             {
                 "position": np.tile(at.astype(np.int32), len(names)),
@@ -180,16 +192,10 @@ def hidden(ground: Ground, text: Text, at: Array, how: Sequence[tuple[int, str]]
     return {"document": np.full(len(columns["cost"]), text.number, np.int32)} | columns
 
 
-def _near(ground: Ground, text: Text, at: Array) -> Array:
-    """One of the 15 positions before each, by the text's own generator; the same for every condition."""
-    draw = np.random.default_rng([ground.seed, text.number])
-    return at - draw.integers(1, SPAN, len(text.ids))[at]
-
-
 def hiding(ground: Ground) -> Hiding:
     """Made once, with means over fit texts."""
     if "hiding" not in ground.keep:
-        size, texts = SIZES[ground.size].batch, probe.cut(ground)[:8]
+        size, texts = SIZES[ground.size].batch, probe.cut(ground)[:16]
         batches = [ids_of(ground, texts[start : start + size]) for start in range(0, len(texts), size)]
         ground.keep["hiding"] = Hiding.of(ground.model, batches)
     return ground.keep["hiding"]

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from midstream.record import Array
-from midstream.study.aftermath.condition import AFTER, FIRST, SIZES, SURPRISING
+from midstream.study.aftermath.condition import AFTER, FIRST, PARTNERS, SIZES, SPAN, SURPRISING
 from midstream.study.matched import Events, events, room, thinned
 from midstream.study.output import ordered
 from midstream.study.study import Ground, Records, Text
@@ -25,7 +25,8 @@ class Panel:
     Attributes:
         works: ``[n]`` which work each is of; numbers: ``[n]`` of the documents.
         surprise: of x_{i+1}, nats; token: x_i; target: x_{i+1}.
-        usable: positions that count: context enough, no attention sink at i or i + 1.
+        ordinary: positions i that are neither attention sinks nor special tokens.
+        usable: positions that count: context enough, i and i + 1 ordinary.
         readings: name -> what a map made of the stream at i + 1.
     """
 
@@ -34,6 +35,7 @@ class Panel:
     surprise: Array
     token: Array
     target: Array
+    ordinary: Array
     usable: Array
     readings: dict[str, Array]
     size: str
@@ -53,14 +55,14 @@ class Panel:
         texts = ground.texts["tune" if own == "tune" else "confirm"]
         numbers, p = np.array([text.number for text in texts]), len(texts[0].ids) - 1
         found = ordered(records[own], numbers, p)
-        sunk = found["sink"] > 0
-        usable = (np.arange(p) >= FIRST) & ~sunk
-        usable[:, 1:] &= ~sunk[:, :-1]
+        apart = (found["sink"] > 0) | np.isin(found["target"], list(ground.model.tokenizer.special_ids))
+        ordinary = np.concatenate([np.zeros((len(numbers), 1), bool), ~apart[:, :-1]], axis=1)
+        usable = (np.arange(p) >= FIRST) & ordinary & ~apart
         fixed = ("document", "position", "token", "target", "logprob", "sink")
         readings = {name: values for name, values in found.items() if name not in fixed}
         works = np.array([text.work for text in texts])
         surprise = -found["logprob"].astype(np.float64)
-        parts = found["token"], found["target"], usable, readings
+        parts = found["token"], found["target"], ordinary, usable, readings
         return cls(works, numbers, surprise, *parts, ground.size, ground.seed)
 
     @cached_property
@@ -76,8 +78,18 @@ class Panel:
 
     @cached_property
     def hidden(self) -> Events:
-        """As many of those as are hidden from later positions."""
-        return thinned(self.deep, self.target, SIZES[self.size].hidden, self.draw())
+        """As many of them as are hidden from later positions."""
+        most = SIZES[self.size].hidden
+        return thinned(self.events, self.target, most, self.draw(), partners=PARTNERS)
+
+    @cached_property
+    def near(self) -> Array:
+        """``[n, p]`` for each position one of the ``SPAN - 1`` before it that is ordinary, at random; -1: none is."""
+        n, p = self.surprise.shape
+        lot = np.where(self.ordinary, self.draw().random((n, p)), -1.0)
+        before = np.concatenate([np.full((n, SPAN - 1), -1.0), lot[:, :-1]], axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(before, SPAN - 1, axis=1)  # [n, p, span - 1]
+        return np.where(windows.max(-1) < 0, -1, np.arange(p) - (SPAN - 1) + windows.argmax(-1))
 
     def draw(self) -> np.random.Generator:
         """Of every draw that an analysis makes."""

@@ -1,12 +1,14 @@
-"""How surprising a token was, read by a linear map where it is read: beyond what the token and its bigram tell.
+"""How surprising a token was, read by a linear map where it is read: beyond what can be told without the stream there.
 
 Two least-squares maps to ``-log p(x_{i+1})``, nats, the number that position i gave, are held against each other: from
-the token alone (its input row, its type's mean surprise, its surprise under a bigram model), and from these and the
-stream at i + 1. Type means and bigram counts are of fit documents that the maps are not fitted on.
+what is known without the stream at i + 1 (the token's input row, its type's mean surprise, its surprise under a bigram
+model, and the entropy of the guess at i, which is the surprise to be expected there), and from these and the stream.
+Type means and bigram counts are of fit documents that the maps are not fitted on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,11 +22,11 @@ from midstream.record import Array
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
 from midstream.study.aftermath.condition import FIRST, SIZES, layers
-from midstream.study.output import ids_of, logprobs
-from midstream.study.refit import Maps, fitted
+from midstream.study.output import ids_of, logprobs, predicted
+from midstream.study.refit import QUARTERS, RIDGE, Maps, fitted, grouped
 from midstream.study.study import Ground, Text
 
-TOKEN: Key = ("token", 0)
+KNOWN: Key = ("token", 0)
 TARGET = "surprise"
 
 PRIOR = 4.0
@@ -72,11 +74,30 @@ class Expected:
         return -np.log((pair.reshape(y.shape) + different * alone) / (follows + different))
 
 
+def columns(width: int) -> int:
+    """Inputs of the larger map: the stream, the token's row, and three numbers."""
+    return 2 * width + 3
+
+
+def tokens(ground: Ground) -> int:
+    """How far each fit document is read, so that maps of this model's width have positions enough."""
+    documents, each = SIZES[ground.size].probe
+    rows = each * columns(ground.model.anatomy.width) / documents
+    return FIRST + 1 + math.ceil(rows / (1 - 1 / QUARTERS) / (1 - 1 / RIDGE))
+
+
 def cut(ground: Ground) -> list[Text]:
     """The fit documents that maps are fitted on, as far as they are read."""
-    count, tokens = SIZES[ground.size].probe
-    long = [text for text in ground.texts["fit"] if len(text.ids) >= tokens]
-    return [replace(text, ids=text.ids[:tokens]) for text in long[:count]]
+    count, length = SIZES[ground.size].probe[0], tokens(ground)
+    long = [text for text in ground.texts["fit"] if len(text.ids) >= length]
+    return [replace(text, ids=text.ids[:length]) for text in long[:count]]
+
+
+def positions(ground: Ground) -> tuple[int, int]:
+    """Positions of the refit that has fewest, and those that choose the ridge, were one in twenty of them a sink."""
+    quarters, ridge = grouped(cut(ground))
+    sizes, each = [len(part) for part in quarters], (tokens(ground) - 1 - FIRST) * 0.95
+    return int((sum(sizes) - max(sizes)) * each), int(len(ridge) * each)
 
 
 def expected(ground: Ground) -> Expected:
@@ -84,12 +105,12 @@ def expected(ground: Ground) -> Expected:
     if "expected" not in ground.keep:
         taken = {text.number for text in cut(ground)}
         others = [text for text in ground.texts["fit"] if text.number not in taken]
-        tokens, last = SIZES[ground.size].probe[1], ground.model.anatomy.layers
+        length, last = tokens(ground), ground.model.anatomy.layers
         surprises: list[tuple[int, float]] = []
-        for text in others[: len(taken)]:
-            ids = torch.tensor([text.ids[:tokens]], device=ground.model.device)
+        for text in others[: max(1, len(taken) // 2)]:
+            ids = torch.tensor([text.ids[:length]], device=ground.model.device)
             logprob, _ = logprobs(ground, capture(ground.model, ids, layers=[last])[last][:, :-1], ids[:, 1:])
-            surprises += zip(text.ids[FIRST + 1 : tokens], (-logprob[0, FIRST:]).tolist(), strict=True)
+            surprises += zip(text.ids[FIRST + 1 : length], (-logprob[0, FIRST:]).tolist(), strict=True)
         vocabulary = ground.model.anatomy.vocabulary
         ground.keep["expected"] = Expected.of(vocabulary, [text.ids for text in others], surprises)
     return ground.keep["expected"]
@@ -106,39 +127,44 @@ def _rows(ground: Ground, texts: Sequence[Text]) -> Iterator[Batch]:
     for start in range(0, len(texts), size):
         ids = ids_of(ground, texts[start : start + size])
         stream = capture(ground.model, ids, layers=sorted({*layers(ground), last}))
-        logprob, _ = logprobs(ground, stream[last][:, :-1], ids[:, 1:])
+        found = predicted(ground, stream[last][:, :-1], ids[:, 1:])
         kept = torch.stack([~sinks(stream[layer]) for layer in layers(ground)]).all(0)[:, 1:]
         kept[:, :FIRST] = False
-        x = {key: rows[kept] for key, rows in features(ground, ids, stream).items()}
-        surprise = -torch.from_numpy(logprob).to(kept.device)
+        x = {key: rows[kept] for key, rows in features(ground, ids, stream, found.entropy).items()}
+        surprise = -torch.from_numpy(found.logprob).reshape(kept.shape).to(kept.device)
         yield x, {TARGET: surprise[kept][:, None]}, None
 
 
-def features(ground: Ground, ids: Tensor, stream: dict[int, Tensor]) -> dict[Key, Tensor]:
-    """What maps are given at positions i + 1 of ``ids`` ``[b, t]``: ``[b, t - 1, d + 2]``, or with a stream 2 d + 2.
+def features(ground: Ground, ids: Tensor, stream: dict[int, Tensor], entropy: Array) -> dict[Key, Tensor]:
+    """What maps are given at positions i + 1 of ``ids`` ``[b, t]``: ``[b, t - 1, d + 3]``, or with a stream 2 d + 3.
 
-    Each part is brought to a spread of about 1 by constants, so that one ridge fits all.
+    ``entropy``: ``[b (t - 1)]`` of the guess at i, nats. Each part is brought to a spread of about 1 by constants, so
+    that one ridge fits all.
     """
-    known, tokens = expected(ground), ids.cpu().numpy()
+    counts, read_ = expected(ground), ids.cpu().numpy()
     rows = ground.model.anatomy.input_rows(ids[:, 1:])
-    told = np.stack([known.bigram(tokens[:, :-1], tokens[:, 1:]), known.mean[tokens[:, 1:]]], axis=-1)
-    token = torch.cat([rows / _unit(ground, "rows", rows), torch.from_numpy(told).to(rows) / 3], dim=-1)
-    found: dict[Key, Tensor] = {TOKEN: token}
+    bigram, mean = counts.bigram(read_[:, :-1], read_[:, 1:]), counts.mean[read_[:, 1:]]
+    told = np.stack([bigram, mean, entropy.reshape(mean.shape)], axis=-1)
+    known = torch.cat([rows / _unit(ground, "rows", rows), torch.from_numpy(told).to(rows) / 3], dim=-1)
+    found: dict[Key, Tensor] = {KNOWN: known}
     for layer in layers(ground):
         h = stream[layer][:, 1:].float()
-        found["stream", layer] = torch.cat([h / _unit(ground, f"layer {layer}", h), token], dim=-1)
+        found["stream", layer] = torch.cat([h / _unit(ground, f"layer {layer}", h), known], dim=-1)
     return found
 
 
 def _unit(ground: Ground, name: str, h: Tensor) -> float:
     """The median size of a coordinate, fixed by the first that are seen."""
-    return ground.keep.setdefault(f"unit {name}", float(h.norm(dim=-1).median()) / h.shape[-1] ** 0.5)
+    key = f"unit {name}"
+    if key not in ground.keep:
+        ground.keep[key] = float(h.norm(dim=-1).median()) / h.shape[-1] ** 0.5
+    return ground.keep[key]
 
 
-def read(ground: Ground, ids: Tensor, stream: dict[int, Tensor]) -> dict[str, Array]:
+def read(ground: Ground, ids: Tensor, stream: dict[int, Tensor], entropy: Array) -> dict[str, Array]:
     """What each map says of each position i: ``[b, t - 1]`` by name, as ``name`` gives it."""
     made = maps(ground)  # before the first features: they fix the units
-    x = features(ground, ids, stream)
+    x = features(ground, ids, stream, entropy)
     return {
         name(key, refit - 1): one.transport(x[key].flatten(0, 1).cpu())[:, 0].reshape(x[key].shape[:2]).numpy()
         for refit, found in enumerate(made)
@@ -148,5 +174,5 @@ def read(ground: Ground, ids: Tensor, stream: dict[int, Tensor]) -> dict[str, Ar
 
 def name(key: Key, refit: int = -1) -> str:
     """Of the column that holds a map's readings; ``refit``: the quarter that it has not seen, -1 for none."""
-    base = "token alone" if key == TOKEN else f"layer {key[1]}"
+    base = "without the stream" if key == KNOWN else f"layer {key[1]}"
     return base if refit < 0 else f"{base}, refit {refit}"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from midstream.record import Array
-from midstream.study.aftermath import measure, repeats
-from midstream.study.aftermath.condition import HIDDEN, READ, SIZES, SPAN, decided, layers, starts
+from midstream.study.aftermath import measure, probe, repeats
+from midstream.study.aftermath.condition import HIDDEN, NEAR, PARTNERS, READ, SIZES, SPAN, decided, layers, starts
 from midstream.study.aftermath.measure import Spots
 from midstream.study.aftermath.panel import OWN, Panel, texts
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
@@ -61,10 +61,10 @@ def _hidden(own: str) -> Callable[[Ground, Records], list[Unit]]:
     def units(ground: Ground, records: Records) -> list[Unit]:
         panel, last = Panel.of(ground, records, own), ground.model.anatomy.layers
         every = [(layer, which) for layer in starts(last) for which in HIDDEN]
-        how = [(decided(last), READ)] if own == OWN else every
-        wanted: Array = (panel.hidden.high > 0) | (panel.hidden.low > 0)
+        how = [(decided(last), which) for which in (READ, NEAR)] if own == OWN else every
+        wanted: Array = ((panel.hidden.high > 0) | (panel.hidden.low > 0)) & (panel.near >= 0)
         return [
-            Unit(f"{own}-{row:04d}", (text, at, how))
+            Unit(f"{own}-{row:04d}", (text, at, panel.near[row, at], how))
             for row, text in enumerate(texts(ground, records, own))
             if len(at := np.flatnonzero(wanted[row]))
         ]
@@ -100,19 +100,22 @@ def cost(ground: Ground) -> Cost:
     """What the main arm takes, its seconds from one batch on this machine; lenses are not counted."""
     size, last = SIZES[ground.size], ground.model.anatomy.layers
     tune, confirm = len(ground.texts["tune"]), len(ground.texts["confirm"])
-    t, (count, long) = len(ground.texts["confirm"][0].ids), size.probe
-    fit = min(2 * count, len(ground.texts["fit"])) * long / t  # for the maps and for what types are expected to do
-    found = confirm * t // 20  # about as many positions are surprising with a partner, or partners
-    hidden, deep = min(2 * size.hidden, found), min(2 * size.deep, found)
+    t, part = len(ground.texts["confirm"][0].ids), probe.cut(ground)
+    # for the maps and for what types are expected to do
+    fit = 1.5 * len(part) * probe.tokens(ground) / t
+    # of a hundred positions about three are surprising with a partner, or partners; five are rare tokens that come
+    # again, or those that they are held against
+    found, again = confirm * t * 3 // 100, confirm * t * 5 // 100
+    hidden, deep = min((1 + PARTNERS) * size.hidden, found), min(2 * size.deep, found) + min(3 * size.deep, again)
     branch = (SPAN + 1) * hidden / t
     above = {start: 1 - start / last for start in starts(last)}
-    hiding = sum(above.values()) * (confirm + len(HIDDEN) * branch) + above[decided(last)] * (confirm + branch)
+    hiding = sum(above.values()) * (confirm + len(HIDDEN) * branch) + above[decided(last)] * (confirm + 2 * branch)
     forwards = fit + tune + 2 * confirm + 4 * confirm + hiding + confirm  # the last as samples
-    plain = t * (fit + tune + 4 * confirm)
-    reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 1) + 2 * len(layers(ground)) * 5 * deep
+    plain = t * (fit + tune + 2 * confirm)
+    reads = plain + SPAN * hidden * (len(HIDDEN) * len(above) + 4) + 2 * len(layers(ground)) * 5 * deep
     seconds = _trial(ground, confirm, size.batch)
-    made = 4 * seconds * confirm  # a sampled token costs about as much as five that are read together
-    factored = 5 * len(layers(ground)) * (2 * ground.model.anatomy.width) ** 3 * 7e-10
+    made = 2 * seconds * confirm  # a sampled token costs about as much as three that are read together
+    factored = 5 * len(layers(ground)) * probe.columns(ground.model.anatomy.width) ** 3 * 7e-10
     return Cost(forwards, int(forwards * t), int(reads), seconds * (0.8 * forwards + 0.2 * reads / t) + made + factored)
 
 

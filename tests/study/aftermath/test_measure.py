@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,7 +47,9 @@ def run(world):
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
 def test_runs_on_models_of_other_families(family):
-    world = made.ground(model(family), highest=150)
+    reader = model(family)
+    reader.tokenizer.special_ids = frozenset()
+    world = made.ground(reader, highest=150)
     found = run(world)
     assert not np.isnan(found["confirm-hidden"]["cost"]).any()
     if family == "gpt2":
@@ -88,19 +91,38 @@ def test_hidden_costs_are_those_of_the_positions_said(ground, records):
     text = ground.texts["confirm"][1]
     ids, last = ids_of(ground, [text]), ground.model.anatomy.layers
     start = decided(last)
-    columns = measure.hidden(
-        ground, text, np.array([30, 41]), [(0, GUESS), (start, READ), (start, NEAR), (start, GUESS)]
-    )
+    at, near = np.array([30, 41]), np.array([22, 39])
+    columns = measure.hidden(ground, text, at, near, [(0, GUESS), (start, READ), (start, NEAR), (start, GUESS)])
     assert columns["position"].tolist() == [30, 41] * 4
     stream = capture(ground.model, ids, layers=[start, last])
-    branch = hide.Branch(43, 42)
-    final = measure.hiding(ground).branched(ids[0], start, stream[start][0], [branch], SPAN)
     plain, _ = logprobs(ground, stream[last][:, 43 : 43 + SPAN], ids[:, 44 : 44 + SPAN])
-    under, _ = logprobs(ground, final, ids[:, 44 : 44 + SPAN])
-    at = (columns["hidden"] == READ) & (columns["position"] == 41)
-    assert columns["cost"][at][0] == pytest.approx(float((plain - under).mean()), abs=1e-5)
-    near = measure._near(ground, text, np.array([30, 41]))
-    assert ((near >= [15, 26]) & (near < [30, 41])).all()
+    for which, place in ((READ, 42), (GUESS, 41), (NEAR, 39)):
+        final = measure.hiding(ground).branched(ids[0], start, stream[start][0], [hide.Branch(43, place)], SPAN)
+        under, _ = logprobs(ground, final, ids[:, 44 : 44 + SPAN])
+        row = (columns["hidden"] == which) & (columns["position"] == 41) & (columns["layer"] == start)
+        assert columns["cost"][row][0] == pytest.approx(float((plain - under).mean()), abs=1e-5)
+
+
+def test_means_are_those_of_fit_texts(ground):
+    other = replace(ground, texts={**ground.texts, "confirm": ground.texts["tune"], "tune": ()}, keep={})
+    for key, value in measure.hiding(ground).mean.items():
+        torch.testing.assert_close(measure.hiding(other).mean[key], value)
+
+
+def test_sinks_and_special_tokens_are_no_positions(ground, records):
+    plain = {name: values.copy() for name, values in records["confirm"].items()}
+    special = min(ground.model.tokenizer.special_ids)
+    of = plain["document"] == ground.texts["confirm"][2].number
+    plain["sink"][of & (plain["position"] == 39)] = 1  # position 40
+    plain["target"][of & (plain["position"] == 59)] = special  # position 60
+    panel = Panel.of(ground, records | {"confirm": plain}, "confirm")
+    assert np.flatnonzero(~panel.ordinary[2]).tolist() == [0, 40, 60]
+    assert np.flatnonzero(~panel.usable[2]).tolist() == [*range(FIRST), 39, 40, 59, 60]
+    at = np.arange(FIRST, panel.near.shape[1])
+    near = panel.near[:, at]
+    assert ((near >= at - 15) & (near < at)).all()
+    assert panel.ordinary[np.arange(len(near))[:, None], near].all()
+    assert len(np.unique(at - near)) == 15
 
 
 def test_stages_measure_every_condition_of_every_position_chosen(ground, records):
@@ -109,7 +131,7 @@ def test_stages_measure_every_condition_of_every_position_chosen(ground, records
     last = ground.model.anatomy.layers
     assert len(records["confirm-hidden"]["cost"]) == wanted * len(starts(last)) * len(HIDDEN) > 0
     own = Panel.of(ground, records, OWN)
-    assert len(records["sampled-hidden"]["cost"]) == int(((own.hidden.high > 0) | (own.hidden.low > 0)).sum())
+    assert len(records["sampled-hidden"]["cost"]) == 2 * int(((own.hidden.high > 0) | (own.hidden.low > 0)).sum())
     assert set(records["confirm-deep"]["layer"].tolist()) == set(layers(ground))
 
 
@@ -121,15 +143,15 @@ def test_lenses_and_writes_are_read_where_they_are_said_to(ground):
     columns = measure.deep(world, two, spots)
     ids = ids_of(world, two)
     at = (columns["layer"] == 15) & (columns["position"] == 20)
-    where = [(15, "resid_post"), (14, "resid_post"), (15, "attn_out"), (15, "mlp_out")]
-    h, before, attention, mlp = (value[0] for value in capture_sites(world.model, ids, where).values())
+    where = [(15, "resid_post"), (14, "resid_post"), (15, "resid_mid"), (15, "attn_out"), (15, "mlp_out")]
+    h, before, middle, attention, mlp = (value[0] for value in capture_sites(world.model, ids, where).values())
     expected, _ = logprobs(world, (2 * h[None, 20:21] + 1), ids[:1, 21:22])
     assert columns["guess_logprob"][at][0] == pytest.approx(float(expected[0, 0]), abs=1e-4)
     distance = (world.model.anatomy.input_rows() - h[21]).norm(dim=1)
     for name, token in (("token_rank", ids[0, 21]), ("previous_rank", ids[0, 20])):
         assert columns[name][at][0] == 1 + int((distance < distance[token]).sum())
-    for name, written in (("attn_out", attention), ("mlp_out", mlp)):
-        assert columns[name][at][0] == pytest.approx(float(written[21].norm() / before[21].norm()), rel=1e-4)
+    for name, written, onto in (("attn_out", attention, before), ("mlp_out", mlp, middle)):
+        assert columns[name][at][0] == pytest.approx(float(written[21].norm() / onto[21].norm()), rel=1e-4)
     other = (columns["layer"] == 15) & (columns["position"] == 50)
     assert np.isnan(columns["token_rank"][other]).all()
     assert not np.isnan(columns["guess_rank"][other]).any()
@@ -149,6 +171,18 @@ def test_bigrams_are_a_distribution_and_know_what_they_saw():
     assert known.bigram(np.array([0]), np.array([1]))[0] < known.bigram(np.array([0]), np.array([4]))[0]
     assert 3.0 < known.mean[1] < 13 / 3  # drawn towards the mean of all
     assert known.mean[5] == pytest.approx(13 / 3)
+
+
+def test_what_is_known_without_the_stream_is_of_the_token_and_the_guess(ground):
+    text = ground.texts["confirm"][0]
+    ids, known = ids_of(ground, [text]), probe.expected(ground)
+    entropy = np.linspace(0, 3, len(text.ids) - 1)
+    found = probe.features(ground, ids, capture(ground.model, ids, layers=layers(ground)), entropy)
+    told = found[probe.KNOWN][0, :, 32:].double().numpy() * 3
+    x, y = np.array(text.ids[:-1]), np.array(text.ids[1:])
+    expected = np.stack([known.bigram(x, y), known.mean[y], entropy], axis=1)
+    np.testing.assert_allclose(told, expected, rtol=1e-5, atol=1e-6)
+    assert {rows.shape[-1] for rows in found.values()} == {35, probe.columns(32)}
 
 
 def test_maps_are_not_of_the_documents_that_counts_are_of(ground):
@@ -177,14 +211,24 @@ def test_what_repeats_is_rare_apart_and_matched(ground, records):
     for key in np.unique(found.keys[found.second > 0]):
         of = found.keys == key
         assert found.second[of].sum() == pytest.approx(found.fresh[of].sum())
+    for part in range(4):  # 95 positions
+        quarter = np.arange(95) * 4 // 95 == part
+        assert found.second[:, quarter].sum() == pytest.approx(found.fresh[:, quarter].sum())
 
 
-def test_what_cannot_be_asked_is_refused(ground):
+def test_what_cannot_be_asked_is_refused(ground, monkeypatch):
     with pytest.raises(RequestError, match="reads 50 tokens"):
         measure.check(replace(ground, model=replace(ground.model, context=50)))
     few = {**ground.texts, "fit": ground.texts["fit"][:20]}
     with pytest.raises(RequestError, match="20 documents to fit on"):
         measure.check(replace(ground, texts=few))
+    wide = SimpleNamespace(anatomy=SimpleNamespace(width=70))
+    assert probe.tokens(replace(ground, model=wide)) > len(ground.texts["fit"][0].ids) >= probe.tokens(ground)
+    for each, why in ((3, "expected 268 "), (20, "0 of them of 81 tokens, with about 0 positions")):
+        monkeypatch.setitem(condition.SIZES, "quick", replace(made.SIZE, probe=(32, each)))
+        with pytest.raises(RequestError, match=why):
+            measure.check(ground)
+    monkeypatch.setitem(condition.SIZES, "quick", made.SIZE)
     reader = model("bloom")
     reader.name = "a bloom"
     with pytest.raises(RequestError, match="bloom"):
@@ -227,9 +271,13 @@ def test_a_surprise_that_is_written_in_the_stream_is_read_and_one_of_the_token_a
         said = 0.0 if h is None or not written else h[:, 1:].float() @ w / h[:, 1:].norm(dim=-1).median()
         return -(token + said).numpy().astype(np.float32), None
 
+    def whole(*of):
+        return SimpleNamespace(logprob=surprised(*of)[0].reshape(-1, 1), entropy=np.zeros(of[2].numel()))
+
+    monkeypatch.setattr(probe, "logprobs", surprised)
     for module in (probe, measure):
         monkeypatch.setattr(module, "capture", looked)
-        monkeypatch.setattr(module, "logprobs", surprised)
+        monkeypatch.setattr(module, "predicted", whole)
     world = replace(ground, keep={})
     found = {}
     for own in ("tune", "confirm"):

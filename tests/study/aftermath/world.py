@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from midstream.lens.lens import INPUT, LOGIT
-from midstream.study.aftermath.condition import FIRST, HIDDEN, READ, Size, decided, layers, starts
+from midstream.study.aftermath.condition import HIDDEN, NEAR, READ, Size, decided, layers, starts
 from midstream.study.aftermath.panel import OWN
 from midstream.study.refit import QUARTERS
 from midstream.study.study import Ground, Text
 
-SIZE = Size(batch=8, together=16, steps=4, probe=(32, 64), deep=60, hidden=40)
+SIZE = Size(batch=8, together=16, steps=4, probe=(32, 12), deep=60, hidden=40)
 """A quick run's, for models of width 32."""
 
 LENSES = {"tuned": LOGIT, "input:0": INPUT, "input:1": INPUT}
@@ -37,14 +37,32 @@ def ground(model, documents=24, tokens=96, seed=0, highest=HIGHEST):
     return Ground(model, sets, "quick", seed, LENSES)
 
 
-def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, steps=range(1, 5), seed=0):
+def planted(
+    model,
+    *,
+    read=0.0,
+    own=0.0,
+    hard=0.0,
+    gain=0.0,
+    shaky=0.02,
+    back=0.0,
+    after=0.0,
+    steps=range(1, 5),
+    documents=0.0,
+    kept=0.0,
+    seed=0,
+):
     """A ground and its records.
 
     Args:
-        read: what hiding i + 1 costs more after a surprise, nats; own: the same in the model's own samples.
-        gain: share of the surprise's variance that the stream adds from half depth on.
-        back: nats by which rare tokens are likelier where they come a second time.
+        read: what hiding i + 1 costs more for a nat of surprise; own: the same in the model's own samples; hard: what
+            hiding any position costs more for it.
+        gain: share of the surprise's variance that the stream adds from half depth on; shaky: how much a refit's
+            share differs from it.
+        back: nats by which rare tokens are likelier at their second occurrence for a nat of surprise at the first.
+        kept: share of surprising positions at which a token is nearer than else.
         after: nats by which each token at ``steps`` after another is more surprising for a nat of its surprise.
+        documents: spread of the documents' own levels of surprise, nats.
     """
     world = ground(model, documents=40, tokens=160, seed=seed)
     draw = np.random.default_rng([seed, 1])
@@ -59,10 +77,11 @@ def planted(model, *, read=0.0, own=0.0, gain=0.0, back=0.0, after=0.0, steps=ra
         ("confirm", world.texts["confirm"]),
         (OWN, _drawn(world, records)),
     ):
-        records[name] = _plain(world, members, draw, (gain, back if name != OWN else 0.0, after, steps))
+        records[name] = _plain(world, members, draw, (back if name != OWN else 0.0, after, steps, documents))
+        records[name] |= _readings(world, records[name], draw, gain, shaky)
     for name, size in (("confirm", read), (OWN, own)):
-        records[f"{name}-hidden"] = _hidden(world, records[name], size, draw, name == OWN)
-        records[f"{name}-deep"] = _deep(world, records[name], draw)
+        records[f"{name}-hidden"] = _hidden(world, records[name], (size, hard), draw, name == OWN)
+        records[f"{name}-deep"] = _deep(world, records[name], draw, kept)
     return world, records
 
 
@@ -82,12 +101,13 @@ def rows(members, values):
 
 
 def _plain(world, members, draw, sizes):
-    gain, back, after, steps = sizes
+    back, after, steps, documents = sizes
     ids = np.array([text.ids for text in members], np.int32)
     n, p = len(ids), ids.shape[1] - 1
     # types of their own level, works of theirs
     surprise = draw.exponential(2.0, (n, p)) + draw.normal(0, 0.3, 400)[ids[:, 1:]].clip(-0.5)
     surprise += np.repeat(draw.normal(0, 0.3, n // 2), 2)[:, None]
+    surprise += documents * draw.normal(size=(n, 1))
     surprise = surprise.clip(0.01)
     alone = surprise.copy()
     if after:
@@ -95,32 +115,43 @@ def _plain(world, members, draw, sizes):
             surprise[:, step:] += after * alone[:, :-step]
     if back:
         for row in range(n):
-            for i in range(p):
-                if ids[row, i + 1] >= RARE and ids[row, i + 1] in ids[row, : i + 1]:
-                    surprise[row, i] -= back
+            for i in range(1, p):
+                before = np.flatnonzero(ids[row, 1 : i + 1] == ids[row, i + 1])
+                if ids[row, i + 1] >= RARE and len(before):
+                    surprise[row, i] -= back * alone[row, before[0]]
     values = {"token": ids[:, :-1], "target": ids[:, 1:], "logprob": -surprise, "sink": np.zeros((n, p), np.int16)}
-    noise = surprise.std() * draw.normal(size=(n, p))
-    mean = surprise.mean()
-    for refit in range(-1, QUARTERS):
-        tail = "" if refit < 0 else f", refit {refit}"
-        shaky = 1 + 0.02 * (-1) ** refit * (refit >= 0)
-        values["token alone" + tail] = np.full((n, p), mean)
-        for layer in layers(world):
-            # the best reading of the surprise beside noise of such a size that it explains the share ``gain``
-            share = gain * shaky * (layer >= world.model.anatomy.layers // 2)
-            signal = surprise - mean + noise * np.sqrt(1 / max(share, 1e-9) - 1)
-            values[f"layer {layer}{tail}"] = mean + share * signal
     return rows(members, values)
 
 
-def _hidden(world, plain, size, draw, own):
+def _readings(world, plain, draw, gain, shaky):
+    surprise = -plain["logprob"]
+    noise = surprise.std() * draw.normal(size=len(surprise))
+    values = {}
+    mean = surprise.mean()
+    for refit in range(-1, QUARTERS):
+        tail = "" if refit < 0 else f", refit {refit}"
+        moved = 1 + shaky * (-1) ** refit * (refit >= 0)
+        values["without the stream" + tail] = np.full(len(surprise), mean)
+        for layer in layers(world):
+            # the best reading of the surprise beside noise of such a size that it explains the share ``gain``
+            share = gain * moved * (layer >= world.model.anatomy.layers // 2)
+            signal = surprise - mean + noise * np.sqrt(1 / max(share, 1e-9) - 1)
+            values[f"layer {layer}{tail}"] = mean + share * signal
+    return values
+
+
+def _hidden(world, plain, sizes, draw, own):
     last, surprise = world.model.anatomy.layers, -plain["logprob"]
-    high = surprise > np.quantile(surprise[plain["position"] >= FIRST], 0.9)
-    every = [(decided(last), READ)] if own else [(start, which) for start in starts(last) for which in HIDDEN]
+    size, hard = sizes
+    every = (
+        [(decided(last), which) for which in (READ, NEAR)]
+        if own
+        else [(start, which) for start in starts(last) for which in HIDDEN]
+    )
     works = np.repeat(draw.normal(0, 0.01, 20), 2)[(plain["document"] - 4000)]
     parts = []
     for layer, which in every:
-        cost = 0.05 + works + draw.normal(0, 0.05, len(surprise)) + size * high * (which == READ)
+        cost = 0.05 + works + draw.normal(0, 0.05, len(surprise)) + (size * (which == READ) + hard) * surprise
         parts.append(
             {
                 "document": plain["document"],
@@ -133,13 +164,15 @@ def _hidden(world, plain, size, draw, own):
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _deep(world, plain, draw):
-    parts = []
+def _deep(world, plain, draw, kept):
+    parts, surprise = [], -plain["logprob"]
+    high = surprise > np.quantile(surprise, 0.9)
     for layer in layers(world):
         n = len(plain["document"])
         ranks = {
             name: draw.integers(1, 50, n).astype(np.float32) for name in ("guess_rank", "token_rank", "previous_rank")
         }
+        ranks["token_rank"][high & (draw.random(n) < kept)] = 1
         logprob = plain["logprob"] + (layer < world.model.anatomy.layers // 2) * draw.normal(0, 3, n)
         sizes = {name: draw.random(n) for name in ("attn_out", "mlp_out")}
         where = {"document": plain["document"], "position": plain["position"], "layer": np.full(n, layer, np.int32)}
