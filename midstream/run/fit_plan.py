@@ -189,8 +189,14 @@ def _tokenized(model: Model, corpus: Corpus, cluster: str | None) -> Iterator[Pl
         yield PlannedDocument(one.number, one.sha256, ids, cluster_of(one, cluster), held=False)
 
 
-def plan_of(model: Model, name: str, documents: Iterable[PlannedDocument], options: FitOptions) -> Plan:
+def plan_of(
+    model: Model, name: str, documents: Iterable[PlannedDocument], options: FitOptions, *, in_turn: bool = False
+) -> Plan:
     """The plan of a fit on documents that are tokenised, as many of them as it will use.
+
+    Args:
+        in_turn: clusters are held out in turn, in the order of the documents, no more than are needed to fit: for those
+            in an order that is random already, and scored on others. Else by a hash, which may take many of a few.
 
     Raises RequestError for what cannot be fitted.
     """
@@ -213,7 +219,7 @@ def plan_of(model: Model, name: str, documents: Iterable[PlannedDocument], optio
         left -= sum(usable for _, usable in cut)
         if left <= 0:
             break
-    taken, share, sides = _split(taken, options.seed)
+    taken, share, sides = _split(taken, options.seed, in_turn)
     read = [document for document, _ in taken]
     about = {
         "name": name,
@@ -292,20 +298,27 @@ class Reach:
 _Taken = list[tuple[PlannedDocument, list[tuple[Window, int]]]]
 
 
-def _split(taken: _Taken, seed: int) -> tuple[_Taken, float, dict[bool, int]]:
+def _split(taken: _Taken, seed: int, in_turn: bool) -> tuple[_Taken, float, dict[bool, int]]:
     """The documents, each on its side, the share held out, and the usable tokens of both sides."""
     found, share, sides = taken, 0.0, {False: 0, True: 0}
+    clusters = list(dict.fromkeys(document.cluster for document, _ in taken))
     for share in HELD_OUT_SHARES:
-        found = [
-            (replace(document, held=held_out(document.cluster, seed=seed, share=share)), cut) for document, cut in taken
-        ]
+        chosen = (
+            _in_turn(clusters, share) if in_turn else {one for one in clusters if held_out(one, seed=seed, share=share)}
+        )
+        found = [(replace(document, held=document.cluster in chosen), cut) for document, cut in taken]
         sides = {
             side: sum(n for document, cut in found for _, n in cut if document.held == side) for side in (False, True)
         }
-        clusters = len({document.cluster for document, _ in found if document.held})
-        if sides[True] >= HELD_OUT and (clusters >= ENOUGH or share >= FEW_CLUSTERS):
+        if sides[True] >= HELD_OUT and (in_turn or len(chosen) >= ENOUGH or share >= FEW_CLUSTERS):
             break
     return found, share, sides
+
+
+def _in_turn(clusters: Sequence[str], share: float) -> set[str]:
+    """A share of them, evenly spaced; one at least, of two or more."""
+    number = max(round(share * len(clusters)), 1) if len(clusters) > 1 else 0
+    return {clusters[(2 * one + 1) * len(clusters) // (2 * number)] for one in range(number)}
 
 
 def _layers(model: Model, options: FitOptions) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 def place(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int) -> Path:
     """Where lenses fitted on these texts are: in the model's lens folder, by a hash of all that they depend on."""
     layers, most = wanted.layers(model.anatomy.layers), _share(texts, wanted)
-    parts = [[_cluster(text), *text.ids[:most]] for text in texts], wanted.tokens, layers, seed
+    parts = [[text.work, *text.ids[:most]] for text in texts], wanted.tokens, layers, seed
     return folder.folder(model) / "studies" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -98,7 +98,7 @@ def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progres
         tuple(map(parse, wanted.kinds)), wanted.tokens, layers=wanted.layers(model.anatomy.layers), seed=seed
     )
     most = _share(texts, wanted)
-    plan = plan_of(model, "texts of a study", (_planned(text, most) for text in texts), options)
+    plan = plan_of(model, "texts of a study", (_planned(text, most) for text in texts), options, in_turn=True)
     resume = tuple(sorted(home.glob(f"unfinished-{plan.digest[:8]}-*{ENDING}")))
     fit_plan(model, replace(plan, options=replace(options, resume=resume)), Meter(tell), home, scored=False)
     for file in resume:
@@ -112,9 +112,4 @@ def _share(texts: Sequence[Text], wanted: Lenses) -> int:
 
 def _planned(text: Text, most: int) -> PlannedDocument:
     ids = np.array(text.ids[:most], np.int32)
-    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, _cluster(text), held=False)
-
-
-def _cluster(text: Text) -> str:
-    """What is held out or not: texts come in the order of a hash of their work, by which the first would all be."""
-    return f"lens, {text.work}"
+    return PlannedDocument(text.number, hashlib.sha256(ids.tobytes()).hexdigest(), ids, text.work, held=False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from midstream.errors import FitError
 from midstream.lens.file import folder
 from midstream.run import fit_pass, study_lenses
+from midstream.run.fit_plan import HELD_OUT_SHARES, _in_turn
 from midstream.run.study_lenses import Shelf, digests, missing, place
 from midstream.study.study import Lenses, Text
 
@@ -104,10 +107,21 @@ def test_two_at_once_do_not_write_one_file(tiny, texts):
     assert shelf(tiny, texts)["input:0"].kind == "input:0"
 
 
-def test_works_that_come_first_by_their_hash_are_not_all_held_out(tiny, texts):
-    def key(text):
-        return study_lenses.hashlib.sha256(f"0:{text.work}".encode()).digest()
+def test_few_works_are_held_out_of_few(tiny, texts):
+    """In turn, no more than the fit needs, whatever a hash of their names would take: once it took 7 of 20."""
+    about = shelf(tiny, texts[:20])["input:0"].about
+    assert about["corpus"]["documents"] == 20
+    assert about["corpus"]["held_out"] == 2  # the two texts of one work of ten, 0.1 of them
+    renamed = [Text(text.number, f"another {text.work}", text.ids) for text in texts[:20]]
+    held = shelf(tiny, renamed)["input:0"].about["held_out_documents"]
+    assert held == about["held_out_documents"]
 
-    first = sorted((text for text in texts), key=key)[:20]
-    about = shelf(tiny, first)["input:0"].about
-    assert 0 < len(about["held_out_documents"]) < 8
+
+@given(st.integers(2, 300), st.sampled_from(HELD_OUT_SHARES))
+def test_works_are_held_out_in_turn(count, share):
+    """As many as the share says and at least one, spread evenly, whatever they are called."""
+    names = [f"w{number}" for number in range(count)]
+    held = [number for number, name in enumerate(names) if name in _in_turn(names, share)]
+    assert len(held) == max(round(share * count), 1)
+    gaps = np.diff(held)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
