@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -59,15 +60,21 @@ def refitted(estimate: Estimate, values: npt.ArrayLike) -> Estimate:
 
     Args:
         values: ``[q]``, the same number from maps that were fitted without one of q parts of the fit documents each;
-            the fit's variance is their jackknife's, ``(q - 1)/q Σ (θ_(j) - mean)²``.
+            the fit's variance is their jackknife's, ``(q - 1)/q Σ (θ_(j) - mean)²``, which is known to q - 1 degrees of
+            freedom: it reaches as far as t has it with these. Ends are NaN where one of them is.
     """
     from scipy.special import stdtrit
 
     found = np.asarray(values, dtype=np.float64)
     if not np.isfinite(found).all():
-        return replace(estimate, method=f"{estimate.method}; not widened by refits, whose numbers are undefined")
+        return replace(
+            estimate,
+            low=math.nan,
+            high=math.nan,
+            method=f"{estimate.method}; no interval: numbers of refits are undefined",
+        )
     variance = (len(found) - 1) / len(found) * float(((found - found.mean()) ** 2).sum())
-    reach = float(stdtrit(max(estimate.clusters - 1, 1), (1 + estimate.level) / 2)) * np.sqrt(variance)
+    reach = float(stdtrit(len(found) - 1, (1 + estimate.level) / 2)) * np.sqrt(variance)
     below, above = (float(np.hypot(end - estimate.value, reach)) for end in (estimate.low, estimate.high))
     method = f"{estimate.method}; widened by {len(found)} refits without a part of the fit documents each"
     return replace(estimate, low=estimate.value - below, high=estimate.value + above, method=method)
