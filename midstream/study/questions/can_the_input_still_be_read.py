@@ -177,8 +177,9 @@ NOTES = (
     "no achievement of training; how it fades, and what is kept longer, may be.",
     "Four refits without a quarter of the fit works each, at some layers and on a quarter of the documents, widen "
     "the verdicts; the tables hold the intervals over works alone.",
-    "The unfitted scale: a lens file's map is scaled away from its mean for its log-probabilities; the nearest row "
-    "and R² here are those of least squares, without that scale.",
+    "Least squares shrinks a prediction towards the mean row, the more the less it knows, which favours tokens whose "
+    "rows lie near that mean: for the nearest row predictions are scaled away from their mean, by the factor that "
+    "makes the lens's log-probabilities best on the fit's own texts. R² is of predictions as they are.",
 )
 
 STUDY = Study(
@@ -199,5 +200,5 @@ STUDY = Study(
     },
     analyse=analyse,
     minutes={"quick": 1, "default": 11, "large": 60},
-    revision=2,
+    revision=3,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,30 +52,43 @@ class Reading:
     """Rows predicted from the stream.
 
     Attributes:
-        row: ``[n, d]`` float32 by least squares.
-        scored, beta: ``[n, d]`` and a factor, what calibrated log-probabilities are made from; None where there are
-            none.
+        row: ``[n, d]`` float32 by least squares, for squared errors.
+        scored: ``[n, d]`` the same scaled away from its mean, for the nearest row: see ``lens.fit.beta``.
+        beta: factor of the scores that makes calibrated log-probabilities of them; None where there is none.
     """
 
     row: Tensor
-    scored: Tensor | None = None
-    beta: float = 1.0
+    scored: Tensor
+    beta: float | None = None
+
+    @classmethod
+    def shrunk(cls, row: Tensor, mean: Tensor, scale: float) -> Reading:
+        """Of a prediction by least squares, which is shrunk towards ``mean`` ``[d]``."""
+        return cls(row, mean + scale * (row - mean))
 
 
 def predicted(ground: Ground, cell: Cell, h: Tensor) -> Reading:
-    """What a cell's map makes of the stream of its layer, h ``[n, d]`` float32."""
+    """What a cell's map makes of the stream of its layer, h ``[n, d]`` float32.
+
+    All are scaled as the layer's own lens is: one map for all layers has no scale of its own, nor have the study's.
+    """
+    own = ground.lenses[f"input:{cell.lag}"]
+    lens = ground.lenses[f"input:{cell.lag}:shared"] if cell.reader == SHARED else own
+    layer = depth(ground.model.anatomy.layers, 0.5) if cell.reader == OTHER else cell.layer
+    middle, scale = means(ground, lens)[layer][None], scale_of(own, layer)
     if cell.refit >= 0 or cell.reader in (LESS, HELD):
         found = disjoint(ground) if cell.reader == HELD else refits(ground)[cell.refit + 1]
-        return Reading(found[ALL if cell.reader == SHARED else ("stream", cell.layer), ROW].transport(h))
-    lens = ground.lenses[f"input:{cell.lag}{':shared' if cell.reader == SHARED else ''}"]
-    layer = depth(ground.model.anatomy.layers, 0.5) if cell.reader == OTHER else cell.layer
-    move, scale = lens.transports[layer], float(lens.about["fit"]["scale"][str(layer)])
-    scored = move(h)
-    beta = lens.betas.get(cell.layer)
-    calibrated = cell.reader == OWN and beta is not None
-    # a lens's prediction is scaled away from its mean, see lens.fit.beta: the squared error wants it as it was
-    mean = move(means(ground, lens)[layer][None])
-    return Reading(mean + (scored - mean) / scale, scored if calibrated else None, beta or 1.0)
+        move = found[ALL if cell.reader == SHARED else ("stream", cell.layer), ROW].transport
+        return Reading.shrunk(move(h), move(middle), scale)
+    move = lens.transports[layer]
+    mean = move(middle)
+    row = mean + (move(h) - mean) / scale_of(lens, layer)
+    return replace(Reading.shrunk(row, mean, scale), beta=lens.betas.get(cell.layer) if cell.reader == OWN else None)
+
+
+def scale_of(lens: Lens, layer: int) -> float:
+    """How far an input lens's map was scaled away from its mean."""
+    return float(lens.about["fit"]["scale"][str(layer)])
 
 
 def means(ground: Ground, lens: Lens) -> dict[int, Tensor]:

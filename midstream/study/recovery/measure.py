@@ -17,7 +17,7 @@ from midstream.record import Array
 from midstream.stream.capture import capture
 from midstream.stream.vector import sinks
 from midstream.study.recovery import token as known
-from midstream.study.recovery.maps import ENOUGH, Reading, noisy, per_text, predicted, spread
+from midstream.study.recovery.maps import ENOUGH, Reading, noisy, per_text, predicted, scale_of, spread
 from midstream.study.recovery.plan import (
     FIRST,
     FREQUENT,
@@ -137,15 +137,18 @@ def recovered(ground: Ground, texts: Sequence[Text], wanted: Sequence[Cell], gue
         true = rows[cell.lag]
         if cell.reader == NOISY:
             draw = cell.layer + 4096 * texts[0].number
-            reading = Reading(noisy(ground, true, of_own.get(cell.layer, np.nan), draw))
+            row = noisy(ground, true, of_own.get(cell.layer, np.nan), draw)
+            reading = Reading.shrunk(row, mean, scale_of(ground.lenses["input:0"], cell.layer))
         else:
             reading = predicted(ground, cell, at.stream[cell.layer])
-        best = top1(reader, reading.row)
+        best, gain = (
+            _read(ground, reading, at.tokens[cell.lag]) if cell in gains else (top1(reader, reading.scored), none)
+        )
         columns: dict[str, Array] = {
             "right": np.where(best < 0, np.nan, best == at.tokens[cell.lag]).astype(np.float32),
             "error": _square(true - reading.row),
             "spread": _square(true - mean),
-            "gain": _gain(ground, reading, at.tokens[cell.lag]) if cell in gains else none,
+            "gain": gain,
         }
         if cell == Cell(OWN, 0, cell.layer) and len(true):
             of_own[cell.layer] = 1 - float(columns["error"].sum() / columns["spread"].sum())
@@ -161,7 +164,7 @@ def first_tokens(ground: Ground, texts: Sequence[Text]) -> Columns:
     some = steps(ground.model.anatomy.layers)
     stream = capture(ground.model, ids[:, None].to(ground.model.device), layers=some)
     reader = input_reader(ground.model.anatomy)
-    best = [top1(reader, predicted(ground, Cell(OWN, 0, layer), stream[layer][:, 0].float()).row) for layer in some]
+    best = [top1(reader, predicted(ground, Cell(OWN, 0, layer), stream[layer][:, 0].float()).scored) for layer in some]
     return {
         "document": np.tile(np.array([text.number for text in texts], np.int32), len(some)),
         "layer": np.repeat(np.array(some, np.int16), len(texts)),
@@ -195,14 +198,16 @@ def _square(rows: Tensor) -> Array:
     return rows.square().sum(1).cpu().numpy().astype(np.float32)
 
 
-def _gain(ground: Ground, reading: Reading, tokens: Tensor) -> Array:
-    """``log p(t|h) − log unigram(t)``, nats; NaN where the scores are not calibrated."""
-    if reading.scored is None:
-        return np.full(len(tokens), np.nan, np.float32)
+def _read(ground: Ground, reading: Reading, tokens: Tensor) -> tuple[Tensor, Array]:
+    """The nearest row, and ``log p(t|h) − log unigram(t)``, nats; NaN where the scores are not calibrated."""
     reader = ground.keep["reader"]
-    rows = Rows(reading.scored * reading.beta, tokens[:, None].to(reading.row.device), beta=reading.beta)
+    beta = reading.beta or 1.0
+    rows = Rows(reading.scored * beta, tokens[:, None].to(reading.row.device), beta=beta)
     (found,) = read(reader, [rows], reference=None, top_k=1, job=1 << 20)
-    return (found.logprob[:, 0] - known.unigram(ground)[tokens.numpy()]).astype(np.float32)
+    gain = found.logprob[:, 0] - known.unigram(ground)[tokens.numpy()]
+    return torch.from_numpy(found.top_ids[:, 0]), (gain if reading.beta else np.full_like(gain, np.nan)).astype(
+        np.float32
+    )
 
 
 def _units(ground: Ground, _records: Records) -> list[Unit]:
@@ -231,7 +236,7 @@ def cost(ground: Ground) -> Cost:
     size, confirm, some = SIZES[ground.size], ground.texts["confirm"], cells(ground)
     tokens = [min(len(text.ids), ground.model.context) for text in confirm]
     fitting = sum(min(len(text.ids), per_text(ground)) for text in ground.texts["fit"])
-    looked = size.positions * (len(some) + len(scored(ground)))
+    looked = size.positions * len(some)
     looked += size.positions * len(again(ground)) // REFITTED
     passed = sum(tokens) + sum(tokens) // REFITTED + fitting
     reader = ground.keep.setdefault("reader", input_reader(ground.model.anatomy))

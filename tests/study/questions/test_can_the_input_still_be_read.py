@@ -60,7 +60,7 @@ def test_what_is_found_is_the_nearest_row_in_float64(ground):
     at = measure.seen(ground, some, [15])
     rows = ground.model.anatomy.input_rows().double()
     reading = predicted(ground, cell, at.stream[15])
-    away = torch.cdist(reading.row.double(), rows)
+    away = torch.cdist(reading.scored.double(), rows)
     truth = at.tokens[1]
     np.testing.assert_array_equal(found["right"], (away.argmin(1) == truth).numpy())
     np.testing.assert_allclose(found["error"], (rows[truth] - reading.row.double()).square().sum(1), rtol=1e-4)
@@ -128,7 +128,7 @@ def test_first_tokens_are_read_apart(records, ground):
     assert np.isnan(panel.first_token(5).value)
     ids = torch.tensor([text.ids[:2] for text in ground.texts["confirm"]])
     stream = capture(ground.model, ids, layers=[15])[15][:, 0]
-    row = predicted(ground, Cell(OWN, 0, 15), stream.float()).row
+    row = predicted(ground, Cell(OWN, 0, 15), stream.float()).scored
     best = torch.cdist(row.double(), ground.model.anatomy.input_rows().double()).argmin(1)
     np.testing.assert_array_equal(panel.first[15], (best == ids[:, 0]).numpy())
     # and no other number holds them
@@ -217,20 +217,23 @@ def world(early, late, shared=(0.0, 0.0), rare=0.0, noise=0.0, seed=0, works=30,
     some = np.isin(document, np.arange(0, works, 4))
     lost = {0: 0.9, 4: 0.1 + shared[0], 30: 0.1 + shared[1]}
 
-    def cell(share, more=0.0):
-        found = (draw.random(n) < np.clip(share, 0, 1)).astype(np.float32)
-        spread = draw.gamma(5, 1, n)
-        error = spread * (0.5 - more * is_rare + draw.normal(0, 0.1, n))
+    def cell(share, more=0.0, luck=None):
+        """``luck``: what a refit has in common with the map of all texts, at the same places."""
+        luck = luck or (draw.random(n), draw.gamma(5, 1, n), draw.normal(0, 0.1, n))
+        found = (luck[0] < np.clip(share, 0, 1)).astype(np.float32)
+        spread = luck[1]
+        error = spread * (0.5 - more * is_rare + luck[2])
         nothing = np.full(n, np.nan, np.float32)
         return {"right": found, "error": error, "spread": spread, "gain": nothing}
 
     found = {Cell(TABLE, 0, 0): cell(0.15), Cell(NOISY, 0, 30): cell(late + level, noise)}
     for layer in (0, 4, 8, 11, 15, 19, 22, 26, 30):
         share = early + (late - early) * max(layer - 8, 0) / 22 + level
+        own, one = ((draw.random(n), draw.gamma(5, 1, n), draw.normal(0, 0.1, n)) for _ in range(2))
         for refit in range(-1, 4):
             more = refits * refit if layer == 30 and refit >= 0 else 0.0
-            found[Cell(OWN, 0, layer, refit)] = cell(share + more, rare if layer == 30 else 0.0)
-            found[Cell(SHARED, 0, layer, refit)] = cell(share - lost.get(layer, 0.1))
+            found[Cell(OWN, 0, layer, refit)] = cell(share + more, rare if layer == 30 else 0.0, own)
+            found[Cell(SHARED, 0, layer, refit)] = cell(share - lost.get(layer, 0.1), luck=one)
             if refit >= 0:
                 for name in (OWN, SHARED):
                     for column in ("right", "error", "spread"):

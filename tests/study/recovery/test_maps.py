@@ -65,7 +65,21 @@ def test_each_reader_reads_with_its_own_map(ground):
     torch.testing.assert_close(later.row, found[OWN].row)
     torch.testing.assert_close(found[HELD].row, maps.disjoint(ground)[("stream", 15), maps.ROW].transport(h))
     torch.testing.assert_close(found[LESS].row, maps.refits(ground)[0][("stream", 15), maps.ROW].transport(h))
-    assert [name for name, one in found.items() if one.scored is not None] == [OWN]
+    assert [name for name, one in found.items() if one.beta is not None] == [OWN]
+
+
+@pytest.mark.parametrize("cell", [Cell(SHARED, 0, 15), Cell(LESS, 0, 15), Cell(HELD, 0, 15), Cell(SHARED, 0, 15, 1)])
+def test_every_reader_finds_the_nearest_row_to_what_is_scaled_away_from_its_mean(ground, cell):
+    h, _ = stream(ground, 15)
+    lens = ground.lenses["input:0:shared" if cell.reader == SHARED else "input:0"]
+    scale = ground.lenses["input:0"].about["fit"]["scale"]["15"]
+    assert abs(scale - 1) > 0.01  # else nothing is tested
+    found = maps.predicted(ground, cell, h)
+    torch.testing.assert_close(
+        found.scored - found.scored[:1], scale * (found.row - found.row[:1]), atol=1e-4, rtol=1e-4
+    )
+    middle = maps.predicted(ground, cell, maps.means(ground, lens)[15][None])
+    torch.testing.assert_close(middle.row, middle.scored, atol=1e-4, rtol=1e-4)
 
 
 def test_refits_are_without_a_quarter_and_hold_a_map_for_all(ground):
