@@ -119,6 +119,22 @@ def contrast(
     return replace(_estimate(*rows, labels=labels, level=0.95, generator=generator, partial=True), unit=unit)
 
 
+def by_positions(estimate: Estimate, positions: npt.ArrayLike, *, clusters: npt.ArrayLike) -> Estimate:
+    """An estimate whose counts were weights (squares of a regressor, say), with what it says of the tokens behind it.
+
+    Args:
+        positions: ``[documents]``, how many of each are used; ``[conditions, documents]`` of a contrast, which is then
+            counted as by ``paired_ratio``.
+        clusters: as for ``ratio``.
+    """
+    rows = np.atleast_2d(positions).astype(np.float64)
+    _, tokens = _gather(rows, rows, np.asarray(clusters))
+    totals = tokens.sum(1)
+    share = float((tokens.max(1) / totals).max()) if totals.all() else float("nan")
+    documents = int((rows > 0).any(0).sum())
+    return replace(estimate, documents=documents, tokens=int(totals.min()), largest_share=share)
+
+
 def jackknife(sums: Floats, counts: Floats) -> tuple[Any, Any]:
     """The contrast and its delete-one-cluster standard error.
 

@@ -15,6 +15,9 @@ QUARTERS = 4
 RIDGE = 8
 """One work in so many chooses the ridge of the maps."""
 
+MOST = 8e9
+"""Bytes of memory that a study may take, the model not counted."""
+
 CALIBRATED = 8
 """Texts that the shifts of the sums are taken from."""
 
@@ -52,6 +55,13 @@ def fitted(
     if name not in ground.keep:
         ground.keep[name] = list(_fitted(ground.texts["fit"], rows, solved))
     return ground.keep[name]
+
+
+def memory(widths: Sequence[int]) -> float:
+    """Bytes that ``fitted`` holds at once, for inputs of these widths: sums of the quarters, of those that choose the
+    ridge, of all, and of all but a quarter; and six matrices of the input that is being solved for."""
+    squares = [8.0 * width**2 for width in widths]
+    return (QUARTERS + 3) * sum(squares) + 6 * max(squares)
 
 
 def _fitted(texts: Sequence[Text], rows: Callable[[Sequence[Text]], Iterable[Batch]], solved: Solver) -> Iterator[Maps]:

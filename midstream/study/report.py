@@ -82,7 +82,7 @@ class Report:
         name: of the study.
         question: in the words of the one who asked, with the source.
         prediction: what was written before the run.
-        answer: one sentence with its interval.
+        answer: one to three sentences with their intervals.
         about: first what the model is, then the text, the sets, the unit that intervals count.
         verdicts: the primary claim first.
         notes: what the numbers do not say.

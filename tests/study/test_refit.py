@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from midstream.study.refit import QUARTERS, fitted, grouped
+from midstream.study import refit
+from midstream.study.refit import QUARTERS, fitted, grouped, memory
 from midstream.study.study import Ground, Text
 
 D, P = 6, 400
@@ -56,6 +57,25 @@ def test_a_refit_is_the_least_squares_of_the_other_quarters():
         a = torch.cat([x, torch.ones(len(x), 1)], 1)
         plain = torch.linalg.lstsq(a, y).solution
         torch.testing.assert_close(maps[("stream", 1), "y"].transport.weight, plain[:D].T.float(), atol=2e-3, rtol=0)
+
+
+def test_the_memory_that_is_foretold_is_that_of_the_sums(monkeypatch):
+    held, matrices = [], []
+    sums, solve = refit._summed, refit.solve
+
+    def summed(*of):
+        held.append(sums(*of))
+        return held[-1]
+
+    def solved(one, other):
+        held.append(one)
+        matrices.append(sum(m.xx.nbytes for every in held for m in every.moments.values()))
+        del held[QUARTERS + 2 :]  # those of all but one quarter are needed no more
+        return solve(one, other)
+
+    monkeypatch.setattr(refit, "_summed", summed)
+    fitted(Ground(None, {"fit": texts()}, "default", 0), "maps", rows_of(world()), solved)
+    assert memory([D]) == max(matrices) + 6 * 8 * D * D
 
 
 def test_they_are_made_once_and_know_their_name():

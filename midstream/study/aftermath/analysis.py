@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from midstream.band import band, refitted
-from midstream.interval import contrast, ratio
+from midstream.interval import by_positions, contrast, ratio
 from midstream.record import Array, Estimate
 from midstream.study.aftermath import probe
 from midstream.study.aftermath.panel import Panel
@@ -49,9 +49,9 @@ class Weights(NamedTuple):
 
 def arms(values: Array, weights: Weights, seed: int, unit: str) -> Arms:
     """What ``values`` ``[n, p]`` are on both sides; NaN counts on neither."""
-    sides = [_side(values, weight) for weight in weights[:2]]
+    sides = [side(values, weight) for weight in weights[:2]]
     alone = [ratio(s, c, clusters=weights.works, generator=_draw(seed), unit=unit) for s, c in sides]
-    sums, counts = (np.array([side[part] for side in sides]) for part in (0, 1))
+    sums, counts = (np.array([one[part] for one in sides]) for part in (0, 1))
     both = contrast(sums, counts, clusters=weights.works, generator=_draw(seed), unit=unit)
     return Arms(alone[0], alone[1], both)
 
@@ -69,13 +69,14 @@ def halved(values: Array, weights: Weights) -> tuple[Array, Array]:
     Both sides weigh the same, W; counts are half of each side's weights, so that they sum to W. With values taken from
     the middle of the two means, what a text adds to the ratio is what it adds to the difference, to first order.
     """
-    (high, of_high), (low, of_low) = (_side(values, weight) for weight in weights[:2])
+    (high, of_high), (low, of_low) = (side(values, weight) for weight in weights[:2])
     with np.errstate(invalid="ignore", divide="ignore"):
         middle = (high.sum() / of_high.sum() + low.sum() / of_low.sum()) / 2
         return high - low - middle * (of_high - of_low), (of_high + of_low) / 2
 
 
-def _side(values: Array, weight: Array) -> tuple[Array, Array]:
+def side(values: Array, weight: Array) -> tuple[Array, Array]:
+    """A weighted mean of ``values`` ``[n, p]`` as a ratio, sums and counts ``[n]``; NaN counts for nothing."""
     there = np.where(np.isnan(values), 0.0, weight)
     return (there * np.nan_to_num(values)).sum(1), there.sum(1)
 
@@ -136,5 +137,6 @@ def gained(panel: Panel, layer: int) -> Estimate:
     """The gain at one layer, its interval widened by refitted maps."""
     sums, counts = gain(panel, [layer])
     found = ratio(sums[0], counts, clusters=panel.works, generator=panel.draw(), unit="R²")
+    found = by_positions(found, panel.usable.sum(1), clusters=panel.works)
     again = [gain(panel, [layer], refit) for refit in range(QUARTERS)]
     return refitted(found, [float(s.sum() / c.sum()) for s, c in again])

@@ -41,6 +41,7 @@ def hidden(ground: Ground, records: Records, estimates: Hidden) -> Section:
             (f"i + 1 less the near one (the first claim), {of_text}", estimates.read),
             (f"the same without the type {_quoted(ground, estimates.type)}", estimates.without),
             (f"the same, {own}, at the texts' distance", estimates.own),
+            (f"i + 1 less {estimates.ratio:.1f} times the near one, {of_text}", estimates.scaled),
             ("i + 1 less i", estimates.place),
         )
     ]
@@ -53,7 +54,9 @@ def hidden(ground: Ground, records: Records, estimates: Hidden) -> Section:
             "The last column is the cost's slope on the surprise, types, works and quarters of a text with levels of "
             f"their own, times the {times:.1f} nats that surprises lie above matched tokens. A position near to its "
             "readers is read more than one far away, whatever it holds, and where text is hard everything near is "
-            "read more: so the near position's number is taken off. The type left out is the one that adds most.",
+            "read more: so the near position's number is taken off. It is no control at equal distance: after matched "
+            f"tokens i + 1 costs {estimates.ratio:.1f} times as much to hide. If a hard place multiplies all costs, so "
+            "many times the near number is to be taken off. The type left out is the one that adds most.",
         ),
         Grid(("hidden", "from", "after a surprise", "after matched tokens", "what the surprise adds"), tuple(rows)),
         Chart(
@@ -73,12 +76,15 @@ class Hidden(NamedTuple):
 
     Attributes:
         read: i + 1 less near; beyond: the same less that of the samples; own: that of the samples.
+        scaled: i + 1 less ``ratio`` times near, that of their mean costs after matched tokens.
         place: i + 1 less i; without: ``read`` without the positions whose token is ``type``, which adds most to it.
     """
 
     read: Estimate
     beyond: Estimate
     own: Estimate
+    scaled: Estimate
+    ratio: float
     place: Estimate
     without: Estimate
     type: int
@@ -97,12 +103,16 @@ class Hidden(NamedTuple):
         less = [cost[one, READ] - cost[one, NEAR] for one in SETS]
         sums = [slopes.slopes(one, [values], usable(one)) for one, values in zip(panels, less, strict=True)]
         place = slopes.slopes(panel, [cost["confirm", READ] - cost["confirm", GUESS]], usable(panel))
+        both = cost["confirm", READ], cost["confirm", NEAR]
+        scaled, ratio = slopes.in_proportion(panel, both, usable(panel), panel.hidden.low)
         type_ = slopes.weightiest(panel, less[0], usable(panel))
         without = slopes.slopes(panel, [less[0]], usable(panel) & (panel.target != type_))
         return cls(
             slopes.effects(panel, sums[0], times)[0],
             slopes.beyond(panel, sums[0], sums[1], times),
             slopes.effects(own, sums[1], times)[0],
+            slopes.effects(panel, scaled, times)[0],
+            ratio,
             slopes.effects(panel, place, times)[0],
             slopes.effects(panel, without, times)[0],
             type_,

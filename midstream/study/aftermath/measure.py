@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -25,6 +25,7 @@ from midstream.study.aftermath import probe
 from midstream.study.aftermath.condition import GUESS, NEAR, PROMPT, READ, SIZES, SPAN, layers
 from midstream.study.aftermath.hide import Branch, Hiding, unable
 from midstream.study.output import ids_of, logprobs, predicted, reader_of, table
+from midstream.study.refit import MOST
 from midstream.study.study import Columns, Ground, Text
 
 WRITES = ("attn_out", "mlp_out")
@@ -44,9 +45,17 @@ def check(ground: Ground) -> None:
     long, needed = probe.cut(ground), FIT_RATIO * probe.columns(model.anatomy.width)
     tokens = probe.tokens(ground)
     if tokens > model.context:
+        other = {size: replace(ground, size=size) for size in SIZES}
+        fit = [size for size, of in other.items() if probe.tokens(of) <= model.context and probe.memory(of) <= MOST]
         raise RequestError(
             f"{model.name} reads {model.context} tokens: maps of its width ask for {tokens} of each document. "
-            "Give a larger --size, which reads more documents."
+            + (f"Give --size {' or '.join(fit)}." if fit else "No --size asks for as few: ask a narrower model.")
+        )
+    if (memory := probe.memory(ground)) > MOST:
+        raise RequestError(
+            f"{model.name}, of width {model.anatomy.width:,}, would take {memory / 1e9:.0f} GB for the sums that its "
+            f"maps are fitted from: expected {MOST / 1e9:.0f} GB at most. Run it at a smaller --size, or ask a "
+            "narrower model."
         )
     fit, held = probe.positions(ground)
     if fit < needed or held < HELD_OUT or len(long) == len(ground.texts["fit"]):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from midstream.lens.fit.least_squares import HELD_OUT
 from midstream.lens.fit.sums import Batch, Key
 from midstream.record import Array
 from midstream.stream.capture import capture
@@ -24,10 +25,14 @@ from midstream.stream.vector import sinks
 from midstream.study.aftermath.condition import FIRST, SIZES, layers
 from midstream.study.output import ids_of, logprobs, predicted
 from midstream.study.refit import QUARTERS, RIDGE, Maps, fitted, grouped
+from midstream.study.refit import memory as sums_memory
 from midstream.study.study import Ground, Text
 
 KNOWN: Key = ("token", 0)
 TARGET = "surprise"
+
+ORDINARY = 0.95
+"""Share of the positions that is counted on not to be sinks."""
 
 PRIOR = 4.0
 """Occurrences that a type's mean surprise is drawn towards the mean of all by."""
@@ -80,10 +85,11 @@ def columns(width: int) -> int:
 
 
 def tokens(ground: Ground) -> int:
-    """How far each fit document is read, so that maps of this model's width have positions enough."""
+    """How far each fit document is read, so that maps of this model's width, and the choice of a ridge, have enough."""
     documents, each = SIZES[ground.size].probe
     rows = each * columns(ground.model.anatomy.width) / documents
-    return FIRST + 1 + math.ceil(rows / (1 - 1 / QUARTERS) / (1 - 1 / RIDGE))
+    fit, ridge = rows / (1 - 1 / QUARTERS) / (1 - 1 / RIDGE), HELD_OUT / ORDINARY / (documents // RIDGE)
+    return FIRST + 1 + math.ceil(max(fit, ridge))
 
 
 def cut(ground: Ground) -> list[Text]:
@@ -94,9 +100,9 @@ def cut(ground: Ground) -> list[Text]:
 
 
 def positions(ground: Ground) -> tuple[int, int]:
-    """Positions of the refit that has fewest, and those that choose the ridge, were one in twenty of them a sink."""
+    """Positions of the refit that has fewest, and those that choose the ridge, sinks taken off."""
     quarters, ridge = grouped(cut(ground))
-    sizes, each = [len(part) for part in quarters], (tokens(ground) - 1 - FIRST) * 0.95
+    sizes, each = [len(part) for part in quarters], (tokens(ground) - 1 - FIRST) * ORDINARY
     return int((sum(sizes) - max(sizes)) * each), int(len(ridge) * each)
 
 
@@ -120,6 +126,12 @@ def maps(ground: Ground) -> list[Maps]:
     """(input, surprise) -> map: from all documents, then without each quarter."""
     part = replace(ground, texts={**ground.texts, "fit": cut(ground)})
     return fitted(part, "probe", lambda texts: _rows(ground, texts))
+
+
+def memory(ground: Ground) -> float:
+    """Bytes that the sums of the maps hold at once."""
+    d = ground.model.anatomy.width
+    return sums_memory([d + 3, *(columns(d) for _ in layers(ground))])
 
 
 def _rows(ground: Ground, texts: Sequence[Text]) -> Iterator[Batch]:

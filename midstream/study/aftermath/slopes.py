@@ -6,20 +6,31 @@ A surprise is no draw: hard types, hard passages and early parts of texts have m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from midstream.band import band
-from midstream.interval import contrast, ratio
+from midstream.interval import by_positions, contrast, ratio
 from midstream.record import Array, Estimate
-from midstream.study.aftermath.analysis import NATS
+from midstream.study.aftermath.analysis import NATS, side
 from midstream.study.aftermath.condition import AFTER, FIRST
 from midstream.study.aftermath.panel import Panel
 from midstream.study.aftermath.repeats import PARTS, Repeats
 from midstream.study.matched import following, room
 
-Sums = tuple[Array, Array]
-"""Of ratios: what each text adds to numerator and denominator, ``[k, n]`` each, or ``[n]`` of a single one."""
+
+class Sums(NamedTuple):
+    """Of slopes as ratios: what each text adds to numerator and denominator, ``[k, n]`` each, or ``[n]`` of one slope.
+
+    Attributes:
+        counts: squares of the regressor, so that they do not say how many tokens there are.
+        positions: those that tell something of the slope, which none does that is alone in a level.
+    """
+
+    sums: Array
+    counts: Array
+    positions: Array
 
 
 def distance(panel: Panel) -> float:
@@ -35,20 +46,36 @@ def slopes(panel: Panel, values: Sequence[Array], used: Array) -> Sums:
     Types, works and quarters of a text have levels of their own.
     """
     parts = [sloped(one, panel.surprise, used & ~np.isnan(one), levels(panel)) for one in values]
-    return np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
+    return Sums(*(np.array(each) for each in zip(*parts, strict=True)))
 
 
 def effects(panel: Panel, sums: Sums, times: float) -> list[Estimate]:
     """Slopes times a distance in surprise, nats a token, with simultaneous intervals."""
-    kept = (sums[1] > 0).all(0)
-    parts = sums[0][:, kept] * times, sums[1][:, kept]
-    return band(*parts, clusters=panel.works[kept], generator=panel.draw(), unit=NATS)
+    kept = (sums.counts > 0).all(0)
+    of, works = Sums(*(part[:, kept] for part in sums)), panel.works[kept]
+    found = band(of.sums * times, of.counts, clusters=works, generator=panel.draw(), unit=NATS)
+    return [by_positions(one, used, clusters=works) for one, used in zip(found, of.positions, strict=True)]
 
 
 def beyond(one: Panel, first: Sums, other: Sums, times: float) -> Estimate:
     """A slope less the same of other texts of the same works, both times the same distance."""
-    sums, counts = (np.concatenate([part[number] for part in (first, other)]) for number in (0, 1))
-    return contrast(sums * times, counts, clusters=one.works, generator=one.draw(), unit=NATS)
+    both = Sums(*(np.concatenate(each) for each in zip(first, other, strict=True)))
+    found = contrast(both.sums * times, both.counts, clusters=one.works, generator=one.draw(), unit=NATS)
+    return by_positions(found, both.positions, clusters=one.works)
+
+
+def in_proportion(panel: Panel, costs: tuple[Array, Array], used: Array, base: Array) -> tuple[Sums, float]:
+    """The slope of one cost ``[n, p]`` less c times another, c the ratio of their means weighted by ``base``; and c.
+
+    What multiplies both alike, as a hard place may, is taken off. A text adds to c too: what it adds to the slope by
+    that is in its part of the numerator, to first order, and all these parts sum to 0.
+    """
+    first, second = (side(one, base)[0] for one in costs)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        c = first.sum() / second.sum()
+        found, other = (slopes(panel, [one], used) for one in (costs[0] - c * costs[1], costs[1]))
+        moved = (first - c * second) / second.sum() * other.sums.sum() / other.counts.sum() * found.counts.sum()
+    return found._replace(sums=found.sums - moved), float(c)
 
 
 def levels(panel: Panel) -> list[Array]:
@@ -69,21 +96,26 @@ def sloped(y: Array, x: Array, used: Array, groups: Sequence[Array]) -> Sums:
     it, ``sqrt(N / (N - K))`` with K levels (Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference",
     Journal of Human Resources 50, 2015). The slope stays what it is.
     """
-    sums, counts = np.zeros(used.shape), np.zeros(used.shape)
+    sums, counts, positions = (np.zeros(used.shape) for _ in range(3))
     coded = [np.unique(group[used], return_inverse=True)[1] for group in groups]
     left, at = _within(y[used], coded), _within(x[used], coded)
     square = float((at * at).sum())
     if square > 0:
         fitted = (at * left).sum() / square * at
         sums[used], counts[used] = at * (fitted + _enlarged(coded) * (left - fitted)), at * at
-    return sums.sum(1), counts.sum(1)
+        positions[used] = ~_alone(coded)
+    return Sums(sums.sum(1), counts.sum(1), positions.sum(1))
 
 
 def _enlarged(groups: Sequence[Array]) -> float:
     """Positions that are alone in their level say nothing: they count neither as such nor as levels."""
-    alone = np.logical_or.reduce([np.bincount(group)[group] == 1 for group in groups])
+    alone = _alone(groups)
     number, fitted = (~alone).sum(), sum(len(np.unique(group[~alone])) - 1 for group in groups) + 1
     return float(np.sqrt(number / (number - fitted))) if number > fitted else np.nan
+
+
+def _alone(groups: Sequence[Array]) -> Array:
+    return np.logical_or.reduce([np.bincount(group)[group] == 1 for group in groups])
 
 
 def weightiest(panel: Panel, values: Array, used: Array) -> int:
@@ -152,8 +184,9 @@ def returned(panel: Panel, repeats: Repeats) -> Estimate:
     """
     used = (repeats.second > 0) & ~np.isnan(repeats.first)
     groups = [repeats.keys, levels(panel)[1]]
-    sums, counts = sloped(-panel.surprise, repeats.first, used, groups)
-    return ratio(sums, counts, clusters=panel.works, generator=panel.draw(), unit="nats a nat")
+    sums, counts, positions = sloped(-panel.surprise, repeats.first, used, groups)
+    found = ratio(sums, counts, clusters=panel.works, generator=panel.draw(), unit="nats a nat")
+    return by_positions(found, positions, clusters=panel.works)
 
 
 def _within(values: Array, groups: Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from midstream.band import band, refitted
-from midstream.interval import ratio
+from midstream.interval import by_positions, ratio
 from midstream.record import Array, Estimate
 from midstream.study.guess.chance import OWN, deviation
 from midstream.study.guess.coordinates import lowest, matched, partial, varying
@@ -249,14 +249,8 @@ class Panel:
         return found
 
     def _counted(self, estimate: Estimate) -> Estimate:
-        positions = self._by_work(self.positions[:, None].astype(np.float64))[:, 0]
-        return replace(
-            estimate,
-            documents=len(self.works),
-            tokens=int(positions.sum()),
-            largest_share=float(positions.max() / positions.sum()),
-            method=f"of jackknife pseudo-values of works: {estimate.method}",
-        )
+        found = by_positions(estimate, self.positions, clusters=self.works)
+        return replace(found, method=f"of jackknife pseudo-values of works: {estimate.method}")
 
     def _draw(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)

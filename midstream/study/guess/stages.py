@@ -16,7 +16,7 @@ from midstream.study.guess.cut import cuts
 from midstream.study.guess.fit import fit, windows
 from midstream.study.guess.setting import FIRST, PREDICTED, PRIMARY, SIZES, THIN, layers
 from midstream.study.guess.streams import gathered, kl, streams, target
-from midstream.study.refit import QUARTERS
+from midstream.study.refit import MOST, QUARTERS
 from midstream.study.study import Columns, Cost, Ground, Records, Stage, Text, Unit
 
 FEWEST = 4
@@ -25,9 +25,6 @@ FEWEST = 4
 
 BASES = 50
 """Random bases in a unit."""
-
-MOST = 8e9
-"""Bytes of memory, the model not counted."""
 
 ASKED, ALONE, RELEVANT = 28, 3, 4
 """Readings that the search for the smallest k takes at a layer, a part read alone, a position's relevance: as counted

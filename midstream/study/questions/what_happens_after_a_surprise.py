@@ -169,8 +169,8 @@ def _estimates(ground: Ground, main: Records, read: findings.Hidden) -> tuple[Es
 
 
 def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
-    """The primary claim first, since the verdict beside it is its."""
-    reads, _, copy, back, _ = verdicts
+    """The primary claim first, since the verdict beside it is its, and whether its null shows the same."""
+    reads, chance, copy, back, gone = verdicts
     more = {
         "supported": "Later positions read a token's position more the more surprising the token was",
         "refuted": f"Later positions do not read a token's position more, by {READS.matters:g} nats a token, "
@@ -180,11 +180,23 @@ def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
     place = (
         "more than" if read.place.low > 0 else "less than" if read.place.high < 0 else "not to be told from what it is"
     )
+    null = {
+        "supported": "The model's own samples, where a surprise is mere chance, show less of it",
+        "refuted": f"Text does not show it more, by {CHANCE.matters:g} nats, than the model's own samples, where a "
+        "surprise is mere chance",
+        "undecided": "Whether the model's own samples, where a surprise is mere chance, show as much of it is not "
+        "decided",
+    }[chance.found]
     written = {
-        "supported": "the stream there says how surprising it was",
-        "refuted": "the stream there does not say how surprising it was",
-        "undecided": "whether the stream there says how surprising it was is not decided",
+        "supported": "The stream there says how surprising it was",
+        "refuted": "The stream there does not say how surprising it was",
+        "undecided": "Whether the stream there says how surprising it was is not decided",
     }[copy.found]
+    level = {
+        "supported": "17 to 32 tokens later the loss is at the text's level",
+        "refuted": "17 to 32 tokens later the loss is not at the text's level",
+        "undecided": "whether the loss is at the text's level 17 to 32 tokens later is not decided",
+    }[gone.found]
     again = {
         "supported": "a rare token gains more at its second occurrence the worse it was missed at the first",
         "refuted": "a rare token gains no more at its second occurrence where it was missed worse at the first",
@@ -192,7 +204,8 @@ def _answer(verdicts: tuple[Verdict, ...], read: findings.Hidden) -> str:
     }[back.found]
     return (
         f"{more}: {shown(reads.estimate)} nats a token, {place} at the position that guessed it wrongly (difference "
-        f"{shown(read.place)}); {written} (R² gain {shown(copy.estimate, 3)}); and {again} "
+        f"{shown(read.place)}). {null} (difference {shown(chance.estimate)}). {written} (R² gain "
+        f"{shown(copy.estimate, 3)}); {level} (excess {shown(gone.estimate)}); and {again} "
         f"({shown(back.estimate, 3)} nats a nat)."
     )
 

@@ -19,9 +19,11 @@ from midstream.study.aftermath.panel import OWN, Panel, samples
 from midstream.study.output import ids_of, logprobs
 from midstream.study.questions import what_happens_after_a_surprise as question
 from midstream.study.questions.what_happens_after_a_surprise import BACK, CHANCE, COPY, READS
-from midstream.study.study import Ground
+from midstream.study.study import Ground, Text
 from tests.sample.test_generate import model
 from tests.study.aftermath import world as made
+
+QUICK = condition.SIZES["quick"]
 
 
 @pytest.fixture(scope="module")
@@ -224,16 +226,55 @@ def test_what_cannot_be_asked_is_refused(ground, monkeypatch):
         measure.check(replace(ground, texts=few))
     wide = SimpleNamespace(anatomy=SimpleNamespace(width=70))
     assert probe.tokens(replace(ground, model=wide)) > len(ground.texts["fit"][0].ids) >= probe.tokens(ground)
-    for each, why in ((3, "expected 268 "), (20, "0 of them of 81 tokens, with about 0 positions")):
-        monkeypatch.setitem(condition.SIZES, "quick", replace(made.SIZE, probe=(32, each)))
-        with pytest.raises(RequestError, match=why):
-            measure.check(ground)
+    alike = {**ground.texts, "fit": [replace(text, work="one") for text in ground.texts["fit"]]}
+    with pytest.raises(
+        RequestError, match="about 0 positions in the smallest refit and 0 to choose a ridge: expected 268"
+    ):
+        measure.check(replace(ground, texts=alike))
+    monkeypatch.setitem(condition.SIZES, "quick", replace(made.SIZE, probe=(32, 20)))
+    with pytest.raises(RequestError, match="0 of them of 81 tokens, with about 0 positions"):
+        measure.check(ground)
     monkeypatch.setitem(condition.SIZES, "quick", made.SIZE)
     reader = model("bloom")
     reader.name = "a bloom"
     with pytest.raises(RequestError, match="bloom"):
         measure.check(replace(ground, model=reader))
     measure.check(ground)
+
+
+@pytest.fixture
+def wide(ground, monkeypatch):
+    """A width and a size -> the ground of a model that reads 1,024 tokens, with fit documents as long."""
+    monkeypatch.setitem(condition.SIZES, "quick", QUICK)
+    monkeypatch.setattr(measure, "unable", lambda *_: "")  # which runs the model: it is not as wide as it says
+    anatomy = type(ground.model.anatomy)
+
+    def made_of(width, size):
+        monkeypatch.setattr(anatomy, "width", width)
+        draw, count = np.random.default_rng(0), condition.SIZES[size].probe[0] + 4
+        fit = [Text(n, f"w{n}", tuple(draw.integers(3, 90, 1024).tolist())) for n in range(count)]
+        return replace(ground, model=replace(ground.model, context=1024), texts={**ground.texts, "fit": fit}, size=size)
+
+    return made_of
+
+
+@pytest.mark.parametrize("size", ["quick", "default", "large"])
+@pytest.mark.parametrize("width", [32, 64, 96, 576])
+def test_each_size_reads_enough_of_its_documents_for_models_of_any_width(size, width, wide):
+    measure.check(wide(width, size))
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "why"),
+    [
+        (2048, "large", "1059 of each document. Give --size quick."),
+        (6000, "large", "No --size asks for as few: ask a narrower model."),
+        (2048, "default", "of width 2,048, would take 10 GB"),
+    ],
+)
+def test_what_is_too_wide_is_refused_with_advice_that_helps(width, size, why, wide):
+    with pytest.raises(RequestError, match=why):
+        measure.check(wide(width, size))
 
 
 def test_the_cost_is_predicted(ground):

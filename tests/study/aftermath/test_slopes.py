@@ -36,7 +36,7 @@ def test_what_a_level_explains_is_no_slope(group):
     places = {"type": types, "work": works[:, None] + 0 * types, "quarter": (np.arange(80) // 20)[None] + 0 * types}
     level = draw.normal(0, 3, 30)[places[group]]
     one = panel(draw.normal(size=(30, 80)) + level, types, works)
-    sums, counts = slopes.slopes(one, [0.3 * one.surprise + 2 * level], np.ones((30, 80), bool))
+    sums, counts, _ = slopes.slopes(one, [0.3 * one.surprise + 2 * level], np.ones((30, 80), bool))
     assert sums.sum() / counts.sum() == pytest.approx(0.3, abs=1e-6)
 
 
@@ -47,9 +47,9 @@ def test_intervals_know_how_many_levels_were_fitted():
     noise = draw.normal(size=(40, 80))
     sums = slopes.slopes(one, [noise], np.ones((40, 80), bool))
     (found,) = slopes.effects(one, sums, 1.0)
-    error = 1 / np.sqrt(sums[1].sum())
+    error = 1 / np.sqrt(sums.counts.sum())
     assert (found.high - found.low) / 2 / 2.02 == pytest.approx(error, rel=0.25)
-    bare = slopes.effects(one, (sums[0] / slopes._enlarged([types.ravel()]), sums[1]), 1.0)[0]
+    bare = slopes.effects(one, sums._replace(sums=sums.sums / slopes._enlarged([types.ravel()])), 1.0)[0]
     assert bare.high - bare.low < 0.9 * (found.high - found.low)
 
 
@@ -64,6 +64,45 @@ def test_the_type_that_makes_it_is_named():
     (without,) = slopes.effects(one, slopes.slopes(one, [values], every & (types != 7)), 1.0)
     assert whole.low > 0
     assert without.low < 0 < without.high
+
+
+def test_tokens_are_positions_and_not_squares_of_the_surprise():
+    draw = np.random.default_rng(4)
+    types = np.zeros((24, 100), np.int64)
+    types[0, :3] = 1, 2, 3  # alone in their types: they say nothing of a slope
+    surprise = draw.exponential(2.0, (24, 100))
+    surprise[:2] *= 5
+    one = panel(surprise, types, np.arange(24) // 2)
+    used = np.ones((24, 100), bool)
+    used[4:6, 10:] = False
+    values = draw.normal(size=(24, 100))
+    sums = slopes.slopes(one, [values], used)
+    (found,) = slopes.effects(one, sums, 1.0)
+    assert (found.documents, found.tokens) == (24, 22 * 100 + 2 * 10 - 3)
+    assert found.largest_share == 200 / found.tokens
+    other = slopes.slopes(one, [values], used & (np.arange(100) < 50))
+    less = slopes.beyond(one, sums, other, 1.0)
+    assert (less.clusters, less.tokens) == (12, 22 * 50 + 2 * 10 - 3)
+    assert less.largest_share == found.largest_share  # that of the other is 100 / 1117, less
+
+
+def test_what_multiplies_all_costs_alike_is_taken_off_in_proportion():
+    every, found = np.ones((24, 100), bool), []
+    for seed in range(40):
+        draw = np.random.default_rng([5, seed])
+        one = panel(draw.exponential(2.0, (24, 100)), works=np.arange(24) // 2)
+        level = np.repeat(draw.normal(1, 0.3, (2, 12)), 2, axis=1)[:, :, None]  # costs differ between works
+        hard = (1 + 0.2 * one.surprise) * level + draw.normal(0, 0.2, (2, 24, 100))
+        costs = (0.5 + 0.1 * one.surprise) * level[0] + 5 * hard[0], hard[1]
+        sums, c = slopes.in_proportion(one, costs, every, np.exp(-one.surprise))
+        assert sums.sums.sum() / sums.counts.sum() == pytest.approx(
+            np.subtract(*(s.sum() for s, _, _ in (slopes.slopes(one, [v], every) for v in (costs[0], c * costs[1]))))
+            / sums.counts.sum()
+        )
+        found.append(slopes.effects(one, sums, 1.0)[0])
+    bare = np.std([estimate.value for estimate in found], ddof=1)
+    half = np.mean([(estimate.high - estimate.low) / 2 for estimate in found]) / 2.2
+    assert half == pytest.approx(bare, rel=0.3)
 
 
 def ends(*pairs):

@@ -71,6 +71,29 @@ def test_what_any_position_costs_in_a_hard_place_is_not_reading(tiny):
     assert estimates(world, records)[READS].low < 0
 
 
+def test_what_hiding_costs_in_proportion_in_a_hard_place_is_taken_off_with_the_ratio(tiny):
+    world, records = planted(tiny, hard=0.03)
+    columns = records["confirm-hidden"]
+    columns["cost"] = columns["cost"] * np.where(columns["hidden"] == condition.READ, 5.0, 1.0)
+    found = findings.Hidden.of(world, records)
+    assert found.read.low > 0
+    assert found.ratio == pytest.approx(5, rel=0.2)
+    assert found.scaled.low < 0 < found.scaled.high
+    rows = [row[0] for row in findings.hidden(world, records, found).grid.rows]
+    assert f"i + 1 less {found.ratio:.1f} times the near one, the texts" in rows
+
+
+def test_verdicts_count_the_tokens_that_are_used(tiny):
+    world, records = planted(tiny, read=0.03, gain=0.2)
+    panel, found = Panel.of(world, records, "confirm"), estimates(world, records)
+    used = panel.usable.sum(1)
+    assert found[COPY].tokens == used.sum()
+    assert found[COPY].largest_share == max(used.reshape(20, 2).sum(1)) / used.sum()
+    again = (repeats.repeats(world, panel).second > 0).sum()
+    for claim, most in ((READS, findings.usable(panel).sum()), (BACK, again), (GONE, panel.usable.sum())):
+        assert 0.5 * most < found[claim].tokens <= most, claim.name
+
+
 def test_the_layer_is_chosen_on_other_works_and_refits_are_counted(tiny):
     world, records = planted(tiny, gain=0.2, shaky=0.5)
     (_, other) = planted(tiny, gain=0.1)
@@ -192,5 +215,10 @@ def test_the_report_says_what_it_found(tiny):
     )
     assert report.answer.startswith("Later positions read")
     assert "more than at the position that guessed it wrongly (difference +0." in report.answer
+    assert "show less of it (difference +0." in report.answer
+    assert "17 to 32 tokens later" in report.answer
+    assert report.answer.count(". ") == 2
+    same = question.analyse(*_main(planted(tiny, read=0.03, own=0.05))).answer
+    assert "Text does not show it more, by 0.05 nats, than the model's own samples" in same
     without = records | {"confirm-hidden": {}, "sampled-hidden": {}}
     assert question.analyse(world, {"main": without}).verdicts[0].found == "undecided"
