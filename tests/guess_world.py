@@ -103,7 +103,7 @@ def random_weights(family, seed=0):
     return Ground(model, given, "quick", seed, {"tuned": Lens("tuned", "output", 1, transports=transports)})
 
 
-TOKENIZER = SimpleNamespace(encode=lambda text: SimpleNamespace(kinds=["text"]))
+TOKENIZER = SimpleNamespace(special_ids=frozenset(), encode=lambda text: SimpleNamespace(kinds=["text"]))
 
 
 def measured(ground, arm):

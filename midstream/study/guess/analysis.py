@@ -289,6 +289,15 @@ def _recut(estimate: Estimate, cut: Cut, number: Callable[[int], float]) -> Esti
     return widened(estimate, deviation, max(n - 1, 1), f"{n} cuts without a work each that chose it")
 
 
+def bounded(estimate: Estimate, cut: Cut, matters: float) -> Estimate:
+    """Without an interval where S is nearly all coordinates, or none: no share of it could then support a claim."""
+    extreme = cut.extreme(matters)
+    if not extreme:
+        return estimate
+    method = f"{estimate.method}; no interval: the guess needs {extreme}"
+    return replace(estimate, low=np.nan, high=np.nan, method=method)
+
+
 def detected(estimate: Estimate) -> float:
     """What would be told from the threshold in 80 % of runs with an interval as wide as this one's."""
     from scipy.special import stdtrit

@@ -33,6 +33,12 @@ class Cut:
         """k / rank: what a random part of equal size tells, as a share of what all tell, on average."""
         return self.k / self.rank
 
+    def extreme(self, matters: float) -> str:
+        """How much S is, where its share cannot lie above chance by so much, or is 0 by definition; else nothing."""
+        if not self.k:
+            return "none of the coordinates"
+        return "nearly all coordinates" if 1 - self.chance <= matters else ""
+
 
 def cuts(ground: Ground, records: Records) -> dict[int, dict[float, Cut]]:
     """Layer -> epsilon -> cut, from the stage ``choose``."""

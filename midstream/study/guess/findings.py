@@ -93,8 +93,8 @@ def divided(panel: Panel, found: Cuts) -> Section:
         "on, sinks left out.",
         "R² here is the product of the decoder's prediction and the truth over the truth's square, summed: parts add "
         "up in it. A part of k coordinates chosen blindly would tell k of all d (random: mean ± standard deviation). "
-        "Turned: S of an output that looks at the stream as unevenly, turned at random (mean and range): what large "
-        "directions tell, whatever the output is. What both S and the rest would tell counts for S.",
+        "Turned: as many of an output that looks at the stream as unevenly, turned at random (mean and range): what "
+        "large directions tell, whatever the output is. What both S and the rest would tell counts for S.",
     )
     heading = ("layer", "k", "R² of the whole", "of S", "beside S", "share of S", "random", "turned")
     at = [layer for layer in cut if layer > 0]

@@ -121,17 +121,20 @@ def fit(ground: Ground, layer: int, without: int = -1) -> Fit:
 
 
 def windows(ground: Ground) -> list[list[Text]]:
-    """What is cut out of the fit documents, in four parts that share no work: each of the study's own length."""
-    length, most = len(ground.texts["confirm"][0].ids), SIZES[ground.size].windows
+    """What is cut out of the fit documents, in four parts that share no work: each of the study's own length.
+
+    A token that the tokenizer puts before a document (beginning of text) stands before every window, since the other
+    texts begin with it too.
+    """
     quarters, _ = grouped(ground.texts["fit"])
-    return [
-        [
-            replace(text, ids=text.ids[start : start + length])
-            for text in members
-            for start in range(0, min(len(text.ids), most * length) - length + 1, length)
-        ]
-        for members in quarters
-    ]
+    return [[window for text in members for window in _windows(ground, text)] for members in quarters]
+
+
+def _windows(ground: Ground, text: Text) -> list[Text]:
+    before = len(ground.model.tokenizer.special_ids.intersection(text.ids[:1]))
+    length, most = len(ground.texts["confirm"][0].ids) - before, SIZES[ground.size].windows
+    ends = range(before + length, min(len(text.ids), before + most * length) + 1, length)
+    return [replace(text, ids=text.ids[:before] + text.ids[end - length : end]) for end in ends]
 
 
 def _parts(ground: Ground) -> list[dict[int, _Sums]]:

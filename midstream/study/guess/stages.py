@@ -61,10 +61,14 @@ def check(ground: Ground) -> None:
 
 
 def memory(ground: Ground) -> float:
-    """Bytes that are held at once: sums over the fit texts, streams of the others, one fit and what is made of it."""
+    """Bytes that are held at once: sums over the fit texts, streams of the others, one fit and what is made of it.
+
+    In matrices of the width: 4 a layer and quarter for the sums, 4 a layer while chance is measured, 26 for the fit,
+    the final prediction of it and of its refits, and what is made on the way.
+    """
     d, at = ground.model.anatomy.width, len(layers(ground).all)
     positions = sum(len(text.ids) for name in ("tune", "confirm") for text in ground.texts[name])
-    return 8.0 * d * d * (4 * QUARTERS * at + 16) + positions * d * (8.0 + 4.0 * at)
+    return 8.0 * d * d * (4 * QUARTERS * at + 4 * at + 26) + positions * d * (8.0 + 4.0 * at)
 
 
 def _weigh(_ground: Ground, _records: Records) -> list[Unit]:
