@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +26,9 @@ from midstream.study.fitting import share
 from midstream.study.study import Lenses, Text
 
 PERCENT = 100
+
+PAUSE = 0.5
+"""Seconds between looks at whether another run has made the lenses."""
 
 Progress = Callable[[str, int, int], None]
 """Told of what is done, how much of it, and how much there is."""
@@ -53,8 +57,8 @@ def digests(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int) -> d
 class Shelf(Mapping[str, Lens]):
     """Kind -> lens; those that are not there yet are fitted when one is asked for, a stopped fit is gone on with.
 
-    Raises RequestError, when one is asked for: too little text, a damaged file, a folder that takes no files or that
-    another fit writes to.
+    Where another run fits them, it is waited for. Raises RequestError, when one is asked for: too little text, a
+    damaged file, a folder that takes no files.
     """
 
     def __init__(self, model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progress: Progress) -> None:
@@ -80,12 +84,17 @@ class Shelf(Mapping[str, Lens]):
         home = place(model, texts, wanted, seed)
         if kinds := missing(model, texts, wanted, seed):
             home.mkdir(parents=True, exist_ok=True)
-            handle = lock(home, "fit of lenses")
+            handle = lock(home, wait=self._pause)
             try:
-                _fit(model, texts, replace(wanted, kinds=tuple(map(str, kinds))), seed, self._progress)
+                if kinds := missing(model, texts, wanted, seed):  # less what was waited for
+                    _fit(model, texts, replace(wanted, kinds=tuple(map(str, kinds))), seed, self._progress)
             finally:
                 os.close(handle)
         return {kind: artifact.load(home / parse(kind).file, model) for kind in wanted.kinds}
+
+    def _pause(self) -> None:
+        self._progress("waiting for lenses that another run fits", 0, PERCENT)
+        time.sleep(PAUSE)
 
 
 def _fit(model: Model, texts: Sequence[Text], wanted: Lenses, seed: int, progress: Progress) -> None:

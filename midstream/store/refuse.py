@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,35 @@ def check_folder(store: Path) -> None:
         ) from error
 
 
-def lock(store: Path, what: str = "scan") -> int:
-    """A handle that holds a folder until it is closed or the process ends. Raises RequestError where another does.
+def lock(store: Path, what: str = "scan", wait: Callable[[], None] | None = None) -> int:
+    """A handle that holds a folder until it is closed or the process ends.
 
-    ``what`` writes there, in a word.
+    Args:
+        what: writes there, in a word.
+        wait: called between tries where another holds the folder.
+
+    Raises RequestError where another holds it and there is no ``wait``.
     """
     handle = os.open(store / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise RequestError(
-            f"another {what} is writing to {str(store)!r}: wait until it has ended, or give another --out."
-        ) from error
+        while not _taken(handle):
+            if wait is None:
+                raise RequestError(
+                    f"another {what} is writing to {str(store)!r}: wait until it has ended, or give another --out."
+                )
+            wait()
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def refuse_other(store: Path, found: Header, header: Header) -> None:

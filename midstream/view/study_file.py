@@ -82,6 +82,7 @@ def _read(at: Path) -> Card:
             name=said.text("name"),
             question=said.text("question"),
             answer=said.text("answer"),
+            short=Fields(primary["claim"]).text("name"),
             claim=Fields(primary["claim"]).text("says"),
             found=_FOUND[primary["found"]],
             estimate=Estimate(**entries),

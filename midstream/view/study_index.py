@@ -18,7 +18,7 @@ class Card:
     Attributes:
         question: in the words of the one who asked.
         answer: one sentence with its interval.
-        claim: the primary claim as a sentence.
+        short, claim: the primary claim in a few words and as a sentence.
         p, p_holm: of the primary claim; the second corrected for the number of studies. NaN where there is none.
         href: of the report, relative to the index.
         figure: its path, relative to the index, for Markdown; empty for none.
@@ -29,6 +29,7 @@ class Card:
     name: str
     question: str
     answer: str
+    short: str
     claim: str
     found: Found
     estimate: Estimate
@@ -57,7 +58,7 @@ def index_markdown(cards: Sequence[Card]) -> str:
     for card in cards:
         blocks += [heading(2, link(card.name, card.href)), "> " + plain(card.question)]
         blocks += [f"**{plain(card.caveat)}**"] if card.caveat else []
-        blocks.append(f"**{study_text.badge(card.found)}** – {plain(card.answer)}")
+        blocks.append(f"**{plain(study_text.badge(card.found, card.short))}** – {plain(card.answer)}")
         facts = study_text.facts(card.claim, card.estimate, card.p, card.p_holm)
         blocks += bulleted(f"{name}: {text}" for name, text in facts)
         blocks += [image(card.claim, card.figure)] if card.figure else []

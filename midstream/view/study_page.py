@@ -23,7 +23,8 @@ def markdown(report: Report, figures: Mapping[str, str]) -> str:
     ``figures``: chart name -> path of its figure, relative to the page. Raises KeyError for a chart without one.
     """
     blocks = [heading(1, report.name), "> " + plain(report.question)]
-    found = f"**{study_text.badge(report.verdicts[0].found)}** – " if report.verdicts else ""
+    first = next(iter(report.verdicts), None)
+    found = f"**{plain(study_text.badge(first.found, first.claim.name))}** – " if first else ""
     blocks += [f"**{plain(report.caveat)}**"] if report.caveat else []
     blocks.append(found + plain(report.answer))
     if report.about:

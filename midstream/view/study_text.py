@@ -63,9 +63,9 @@ def _seen(char: str) -> str:
     return char
 
 
-def badge(found: Found) -> str:
-    """``✓ supported``."""
-    return f"{BADGES[found]} {found}"
+def badge(found: Found, claim: str = "") -> str:
+    """``✓ supported``; with the name of a claim ``✓ supported: more loss``, where no table names it."""
+    return f"{BADGES[found]} {found}" + (f": {claim}" if claim else "")
 
 
 def threshold(claim: Claim) -> str:

@@ -97,14 +97,30 @@ def test_a_fit_that_was_stopped_is_gone_on_with(tiny, texts, monkeypatch):
     assert lens.about["fit"]["fvu_held"] == pytest.approx(whole.about["fit"]["fvu_held"], rel=1e-4)
 
 
-def test_two_at_once_do_not_write_one_file(tiny, texts):
-    home = place(tiny, texts, WANTED, 0)
+def test_what_another_run_fits_is_waited_for_and_not_made_again(tiny, texts, monkeypatch):
+    """The lock of another run is held while this one looks; then that run ends, once with the lenses, once without."""
+    home, said = place(tiny, texts, WANTED, 0), []
     home.mkdir(parents=True)
-    handle = study_lenses.lock(home, "fit of lenses")
-    with pytest.raises(Exception, match="another fit of lenses"):
-        shelf(tiny, texts)["input:0"]
-    study_lenses.os.close(handle)
-    assert shelf(tiny, texts)["input:0"].kind == "input:0"
+    monkeypatch.setattr(study_lenses.time, "sleep", lambda _: study_lenses.os.close(held.pop()))
+    held = [study_lenses.lock(home)]
+    assert shelf(tiny, texts, said)["input:0"].kind == "input:0"
+    assert said[0] == ("waiting for lenses that another run fits", 0, 100)
+    assert said[-1] == ("lenses: input:0, input:1", 100, 100)
+    digest = digests(tiny, texts, WANTED, 0)
+    kept = {kind: (home / study_lenses.parse(kind).file).read_bytes() for kind in WANTED.kinds}
+    for kind in WANTED.kinds:
+        (home / study_lenses.parse(kind).file).unlink()
+
+    def end(_):
+        for kind, data in kept.items():
+            (home / study_lenses.parse(kind).file).write_bytes(data)
+        study_lenses.os.close(held.pop())
+
+    monkeypatch.setattr(study_lenses.time, "sleep", end)
+    held, told = [study_lenses.lock(home)], []
+    assert shelf(tiny, texts, told)["input:0"].kind == "input:0"
+    assert [what for what, *_ in told] == ["waiting for lenses that another run fits"]
+    assert digests(tiny, texts, WANTED, 0) == digest
 
 
 def test_few_works_are_held_out_of_few(tiny, texts):

@@ -87,8 +87,8 @@ def cards() -> list[Card]:
     of, few = report(), estimate(0.03, math.nan, clusters=4, share=math.nan)
     found = (*verdicts(), decide(claims()[0], few))
     return [
-        Card(f"study_{n}", of.question, of.answer, one.claim.says, one.found, one.estimate, one.p, 3 * one.p,
-             f"study_{n}/report.html", f"study_{n}/loss.svg", SVG)
+        Card(f"study_{n}", of.question, of.answer, one.claim.name, one.claim.says, one.found, one.estimate, one.p,
+             3 * one.p, f"study_{n}/report.html", f"study_{n}/loss.svg", SVG)
         for n, one in enumerate(found)
     ]  # fmt: skip
 
@@ -213,6 +213,7 @@ def test_the_index_has_every_study_its_corrected_p_and_a_relative_link():
             card.answer,
             card.claim,
             study_text.badge(card.found),
+            study_text.badge(card.found, card.short),
             study_text.p_value(card.p_holm),
         ):
             assert one in words(" ".join(page.texts))

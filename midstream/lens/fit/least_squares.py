@@ -23,6 +23,12 @@ from midstream.lens.lens import Transport
 RIDGES = tuple(10.0 ** (step / 2) for step in range(-20, 5))
 """Ridge strengths tried, in units of the mean eigenvalue of C."""
 
+SLACK = 0.01
+"""How much more squared error than the least a smaller ridge may leave where the target is an input row.
+
+Such a map is read by the nearest row, which for rare tokens is told by what a ridge shrinks first; squared error, of
+frequent tokens mostly, hardly sees that. Measured: LOG, 2026-11-30."""
+
 FIT_RATIO = 4
 """Positions that a fit needs for each dimension of the stream: with fewer, a map follows the noise of its text."""
 
@@ -44,6 +50,12 @@ class Fitted:
     ridge: float
     fvu_fit: float
     fvu_held: float
+
+
+def steadying(count: int) -> tuple[float, ...]:
+    """The ridges that are worth a position or more where a fit has ``count``: with less, the text alone says how far a
+    map may go along what it hardly has, and what it never had (a byte, say) is sent anywhere."""
+    return tuple(ridge for ridge in RIDGES if ridge * count >= 1)
 
 
 def check_enough(fit: int, held: int, width: int) -> None:
@@ -70,15 +82,19 @@ def _check(fit: Sums, held: Sums) -> None:
             check_enough(moments.count, held.moments[key].count, len(moments.x))
 
 
-def solve(fit: Sums, held: Sums, *, advance: Callable[[int], None] | None = None) -> dict[tuple[Key, str], Fitted]:
+def solve(
+    fit: Sums, held: Sums, *, ridges: Sequence[float] = RIDGES, advance: Callable[[int], None] | None = None
+) -> dict[tuple[Key, str], Fitted]:
     """The best map of every key to every target; ``advance`` is told of each key that is done.
+
+    ``ridges``: strengths to choose from, in units of the mean eigenvalue of the input's sums.
 
     Raises RequestError where there are too few positions.
     """
     _check(fit, held)
     found: dict[tuple[Key, str], Fitted] = {}
     for key, moments in fit.moments.items():
-        maps = _solve(fit.calibration, key, moments, held.moments[key])
+        maps = _solve(fit.calibration, key, moments, held.moments[key], ridges=ridges)
         found |= {(key, target): fitted for target, fitted in maps.items()}
         if advance is not None:
             advance(1)
@@ -145,7 +161,12 @@ class _Part(NamedTuple):
 
 
 def _solve(
-    calibration: Calibration, key: Key, fit: Moments, held: Moments, targets: Sequence[str] | None = None
+    calibration: Calibration,
+    key: Key,
+    fit: Moments,
+    held: Moments,
+    targets: Sequence[str] | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> dict[str, Fitted]:
     widths = [len(shift) for shift in calibration.targets.values()]
     x_mean, y_mean = fit.x / fit.count, fit.y / fit.count
@@ -156,14 +177,14 @@ def _solve(
     if not unit > 0:
         raise RequestError(f"the input of {key[0]} {key[1]} does not vary over this text: nothing can be fitted on it.")
     rotated = basis.T @ unseen.xx @ basis
-    inverse = torch.stack([1 / (values + ridge * unit) for ridge in RIDGES])
+    inverse = torch.stack([1 / (values + ridge * unit) for ridge in ridges])
     found: dict[str, Fitted] = {}
     for target in targets or calibration.targets:
         mine, its = _Part.of(calibration, seen, target), _Part.of(calibration, unseen, target)
         w, g = basis.T @ mine.xy, basis.T @ its.xy
         cross = rotated * (w @ w.T)
         errors = its.yy - 2 * inverse @ (w * g).sum(1) + torch.einsum("rj,jk,rk->r", inverse, cross, inverse)
-        best = int(errors.argmin())
+        best = _chosen(errors, steadying(fit.count) if target.startswith("row") else (), ridges)
         u = inverse[best]
         weight = (basis @ (u[:, None] * w)).T
         own = mine.yy - float(((2 * u - u.square() * values)[:, None] * w.square()).sum())
@@ -172,11 +193,18 @@ def _solve(
         bias = bias - weight @ (calibration.shifts[key].double() + x_mean)
         found[target] = Fitted(
             Transport(weight.float().contiguous(), bias.float()),
-            RIDGES[best],
+            ridges[best],
             _ratio(own, mine.yy),
             _ratio(float(errors[best]), its.variance(held.count)),
         )
     return found
+
+
+def _chosen(errors: Tensor, preferred: Sequence[float], ridges: Sequence[float]) -> int:
+    """Of ridges from the smallest on: the first preferred one whose error is near the least, else that of the least."""
+    near = (1 + SLACK) * float(errors.min())
+    fit = [number for number, ridge in enumerate(ridges) if ridge in preferred and float(errors[number]) <= near]
+    return fit[0] if fit else int(errors.argmin())
 
 
 def _ratio(error: float, variance: float) -> float:

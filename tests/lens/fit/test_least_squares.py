@@ -81,6 +81,20 @@ def test_errors_and_ridge_are_those_of_all_rows():
     assert found.fvu_fit == pytest.approx(own, rel=1e-4)
 
 
+def test_of_ridges_that_do_about_equally_well_rows_get_the_smallest():
+    x, y, *_ = world(60, 0, noise=30.0)
+    held_x, held_y, *_ = world(500, 1, noise=30.0)
+    both = dict.fromkeys(("row:0", "final:0"), y["final:0"])
+    fit = sums(x, both)
+    held = sums(held_x, dict.fromkeys(both, held_y["final:0"]), fit.calibration)
+    found = solve(fit, held)
+    row, final = (found[("stream", 0), name] for name in both)
+    assert row.ridge < final.ridge
+    assert final.fvu_held < row.fvu_held <= 1.01 * final.fvu_held
+    smaller = solve(fit, held, ridges=[RIDGES[RIDGES.index(row.ridge) - 1]])[("stream", 0), "row:0"]
+    assert smaller.fvu_held > 1.01 * final.fvu_held
+
+
 def test_fvu_of_any_map_from_sums_is_that_of_rows():
     fit, held, _ = fitted()
     x, y, *_ = world(1000, 1)
@@ -92,14 +106,15 @@ def test_fvu_of_any_map_from_sums_is_that_of_rows():
 
 
 def test_one_map_for_all_layers():
-    """The shared map is the least-squares map of all layers' rows put under one another."""
+    """The shared map is the ridge map of all layers' rows put under one another."""
     fit, held, _ = fitted()
     best, by_layer = solve_shared(fit, held, "row:0")
     x, y, *_ = world(4000, 0)
     rows = torch.cat([x["stream", layer] for layer in range(2)]).double()
     target = torch.cat([y["row:0"]] * 2).double()
     mine, its = rows - rows.mean(0), target - target.mean(0)
-    weight = torch.linalg.lstsq(mine, its).solution.T
+    ridge = best.ridge * mine.square().sum() / D * torch.eye(D).double()
+    weight = torch.linalg.solve(mine.T @ mine + ridge, mine.T @ its).T
     torch.testing.assert_close(best.transport.weight.double(), weight, atol=1e-3, rtol=1e-2)
     assert set(by_layer) == {("stream", 0), ("stream", 1)}
     assert sum(by_layer.values()) / 2 == pytest.approx(best.fvu_held, rel=0.05)
