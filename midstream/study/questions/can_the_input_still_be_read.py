@@ -199,6 +199,6 @@ STUDY = Study(
         )
     },
     analyse=analyse,
-    minutes={"quick": 1, "default": 11, "large": 60},
+    minutes={"quick": 1, "default": 8, "large": 60},
     revision=3,
 )

@@ -219,6 +219,6 @@ STUDY = Study(
     claims=(THROUGH, TURNED, LEANS, FILLED),
     arms={"main": Arm(_NEEDS, stages.MAIN, stages.check, stages.cost, fitting.lenses("tuned"))},
     analyse=analyse,
-    minutes={"quick": 2, "default": 10, "large": 200},
+    minutes={"quick": 1, "default": 8, "large": 200},
     revision=3,
 )
