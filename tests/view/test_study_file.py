@@ -93,3 +93,13 @@ def test_what_must_be_known_first_stands_before_every_answer(tmp_path):
     for name in ("one/report.html", "one/report.md", "index.html", "index.md"):
         text = (tmp_path / name).read_text()
         assert 0 < text.index(caveat) < text.index(report().answer[:40])
+
+
+def test_the_verdict_before_an_answer_names_its_claim(tmp_path):
+    (tmp_path / "one").mkdir()
+    study_file.write(report(), tmp_path / "one")
+    study_file.index(tmp_path)
+    first = report().verdicts[0]
+    for name in ("one/report.html", "one/report.md", "index.html", "index.md"):
+        text = (tmp_path / name).read_text()
+        assert 0 < text.index(f"{first.found}: {first.claim.name}") < text.index(report().answer[:40]), name

@@ -213,7 +213,7 @@ def test_the_index_has_every_study_its_corrected_p_and_a_relative_link():
             card.answer,
             card.claim,
             study_text.badge(card.found),
-            study_text.badge(card.found, card.short),
+            f"{card.found}: {card.short}",
             study_text.p_value(card.p_holm),
         ):
             assert one in words(" ".join(page.texts))

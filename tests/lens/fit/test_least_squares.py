@@ -91,7 +91,9 @@ def test_of_ridges_that_do_about_equally_well_rows_get_the_smallest():
     row, final = (found[("stream", 0), name] for name in both)
     assert row.ridge < final.ridge
     assert final.fvu_held < row.fvu_held <= 1.01 * final.fvu_held
-    smaller = solve(fit, held, ridges=[RIDGES[RIDGES.index(row.ridge) - 1]])[("stream", 0), "row:0"]
+    below = RIDGES[RIDGES.index(row.ridge) - 1]
+    smaller = solve(fit, held, ridges=[below])[("stream", 0), "row:0"]
+    assert smaller.ridge == below
     assert smaller.fvu_held > 1.01 * final.fvu_held
 
 
