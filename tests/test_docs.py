@@ -6,6 +6,11 @@ import json
 import random
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -73,6 +78,30 @@ def desk(tmp_path, monkeypatch, tiny_folder, tiny, stores):
     study_file.write(report(), tmp_path / "studies" / "sample")
     (tmp_path / "prompts.json").write_text(json.dumps({"items": items}))
     return tmp_path
+
+
+SERVERS = sorted({line for _, code in blocks("sh") for line in code.splitlines() if line.startswith("midstream serve")})
+
+
+@pytest.mark.parametrize("line", SERVERS)
+def test_servers_start_answer_and_end(line, desk):
+    (desk / "lenses").mkdir()
+    command = [sys.executable, "-m", *shlex.split(line), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        address = next(found[0] for said in server.stderr if (found := re.search(r"http://\S+", said)))
+        for path in ("api/desk", "api/shelf"):
+            assert json.loads(patiently(address + path))
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) in (0, -signal.SIGINT, 130)
+
+
+def patiently(address):
+    for _ in range(600):
+        try:
+            return urllib.request.urlopen(address).read()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{address} never answered")
 
 
 def test_there_are_examples():

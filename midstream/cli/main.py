@@ -17,6 +17,7 @@ from midstream.cli.read import read
 from midstream.cli.sample import sample
 from midstream.cli.scan import scan
 from midstream.cli.score import score
+from midstream.cli.serve import serve
 from midstream.cli.store import app as store
 from midstream.cli.study import study
 from midstream.errors import MidstreamError
@@ -84,5 +85,6 @@ app.command()(score)
 app.command()(scan)
 app.command()(query)
 app.command()(study)
+app.command()(serve)
 app.add_typer(store)
 app.add_typer(lens)

@@ -56,10 +56,14 @@ class Grid:
         return (tops == np.asarray(self.targets)[None, :]) & (tops >= 0)
 
     def row_label(self, row: int) -> str:
-        """``24`` for the stream after block 24, ``24 attn`` and the like for places inside it."""
-        part = {"resid_post": "", "resid_mid": " mid", "attn_out": " attn", "mlp_out": " mlp"}
-        site = self.sites[row]
-        return f"{self.layers[row]}{part.get(site, ' ' + site)}"
+        """As ``label``."""
+        return label(self.layers[row], self.sites[row])
+
+
+def label(layer: int, site: str) -> str:
+    """``24`` for the stream after block 24, ``24 attn`` and the like for places inside it."""
+    part = {"resid_post": "", "resid_mid": " mid", "attn_out": " attn", "mlp_out": " mlp"}
+    return f"{layer}{part.get(site, ' ' + site)}"
 
 
 def lay_out(

@@ -53,11 +53,9 @@ def pack(
         "layers": table.layers,
         "grids": grids,
         "watched": [] if watched is None else [ids(i) for i in dict.fromkeys(watched["watch_id"].tolist())],
-        "statistics": [_statistic(table, stat) for stat in chart.STATISTICS.values()],
+        "statistics": [limits(table, stat) for stat in chart.STATISTICS.values()],
         "start": statistic,
-        "colours": {
-            form: {theme: _colours(theme, form) for theme in ("light", "dark")} for form in ("value", "change")
-        },
+        "colours": colours(),
         "ends": chart.ENDS,
         "vocabulary": ids.texts,
     }
@@ -65,10 +63,16 @@ def pack(
     return gzip.compress(len(text).to_bytes(4, "little") + text + b"".join(blob.parts), 9, mtime=0)
 
 
-def _statistic(table: ReadingTable, stat: chart.Statistic) -> dict[str, Any]:
-    limits = chart.scale(table, stat)
-    ticks = [[round(float(limits.place(np.array(v))), 4), v] for v in limits.ticks()]
-    return asdict(stat) | {"low": limits.low, "high": limits.high, "ticks": ticks}
+def limits(table: ReadingTable, stat: chart.Statistic) -> dict[str, Any]:
+    """A statistic with the limits of its colour scale over ``table``, and where values are written beside it."""
+    scale = chart.scale(table, stat)
+    ticks = [[round(float(scale.place(np.array(v))), 4), v] for v in scale.ticks()]
+    return asdict(stat) | {"low": scale.low, "high": scale.high, "ticks": ticks}
+
+
+def colours() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """form -> theme -> the ramp and the colours of text on it."""
+    return {form: {theme: _colours(theme, form) for theme in ("light", "dark")} for form in ("value", "change")}
 
 
 def _colours(theme: Literal["light", "dark"], form: chart.Form) -> dict[str, list[str]]:

@@ -129,6 +129,34 @@ def read_chunks(
         yield document.read(model, chunk, readers, len(at), other)
 
 
+def read_by_layers(
+    model: Model, encoded: Encoded, request: Request, groups: Sequence[Sequence[int]]
+) -> Iterator[ReadingTable]:
+    """Read a document chunk by chunk, and each chunk one group of layers after the other: for who watches it come.
+
+    Args:
+        groups: the layers of the request, each in one of them, in the order in which they are read; each group costs
+            as much as two layers more.
+    """
+    document = Document.of(Texts.of({0: encoded}), request)
+    at = positions_of(None, len(encoded.ids))
+    readers, wanted = Readers.of(model, request.lenses), document.wanted(at, model)
+    verify(model.anatomy, request.edits, len(encoded.ids))
+    parts = [part for number, layers in enumerate(groups) if (part := _of_layers(document, layers, number == 0)).lenses]
+    unedited = cut(model, document.texts.ids, replace(wanted, edits=())) if request.versus else repeat(None)
+    for chunk, other in zip(cut(model, document.texts.ids, wanted), unedited, strict=False):
+        for part in parts:  # each takes its places out of a copy
+            before = None if other is None else replace(other, stream=dict(other.stream))
+            yield part.read(model, replace(chunk, stream=dict(chunk.stream)), readers, len(at), before)
+
+
+def _of_layers(document: Document, layers: Sequence[int], first: bool) -> Document:
+    """The same document, only some layers of it; the ``first`` group has the lenses that do not read the stream."""
+    some = replace(document.request, layers=tuple(sorted(layers)))
+    lenses = [lens for lens in some.lenses if (some.places(lens) if lens.source == "stream" else first)]
+    return Document.of(document.texts, replace(some, lenses=tuple(lenses)))
+
+
 def read_captured(
     model: Model, encoded: Encoded, request: Request, position: int, stream: dict[Place, Tensor], readers: Readers
 ) -> ReadingTable:

@@ -43,7 +43,7 @@ function outputTop(data, grid, col) {
 }
 
 /** The contents of the box for a cell; `on`: the statistic `stat`, what to call when a token or a lens is chosen. */
-function detail(data, grid, row, col, { stat, follow, show }) {
+function detail(data, grid, row, col, { stat, follow, show, decided }) {
   const top = topOf(grid, row, col);
   const choose = (token, label) =>
     el("button", { type: "button", class: "ms-follow", title: "follow this token", onclick: () => follow(token) }, label);
@@ -66,7 +66,7 @@ function detail(data, grid, row, col, { stat, follow, show }) {
   for (let at = Math.max(0, col - 3); at <= col; at++) before.append(tokenText(data.vocabulary[grid.tokens[at]]));
   return [
     el("header", {}, el("b", {}, `layer ${grid.labels[row]}`), el("span", {}, `position ${grid.positions[col]}`)),
-    before, list, beside(data, grid, row, col, stat, show), named(data, grid, row, col, choose), spread(data, grid, row, col, choose),
+    before, list, beside(data, grid, row, col, stat, show), named(data, grid, row, col, choose), spread(data, grid, row, col, choose), where(grid, col, decided),
   ];
 }
 
@@ -135,6 +135,26 @@ function spread(data, grid, row, col, choose) {
   return list.children.length ? list : null;
 }
 
+/** Where the output's top token takes the lead that it keeps, and a way there. */
+function where(grid, col, decided) {
+  const row = decidedRow(grid, col);
+  if (row < 0) return null;
+  const go = el("button", { type: "button", class: "ms-follow", title: "go there", onclick: decided }, `layer ${grid.labels[row]}`);
+  return el("dl", {}, el("div", {}, el("dt", {}, "output’s top leads from"), el("dd", {}, go)));
+}
+
+/** The lowest row from which on, up to the output, the output's top token is the best one; -1 where it never is. */
+function decidedRow(grid, col) {
+  const ranks = grid.columns.final_top1_rank;
+  let found = -1;
+  if (!ranks) return found;
+  for (const row of curveRows(grid).reverse()) {
+    if (ranks[row * grid.positions.length + col] !== 1) break;
+    found = row;
+  }
+  return found;
+}
+
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 const FRAME = { width: 360, height: 196, left: 46, right: 10, top: 12, bottom: 24 };
 
@@ -194,6 +214,28 @@ function curve(pin, kind, x, y) {
 function curveRows(grid) {
   const main = grid.sites.includes("resid_post") ? "resid_post" : grid.sites[0];
   return grid.labels.map((_, row) => row).filter((row) => grid.sites[row] === main);
+}
+
+/** The ranks once more, as a strip a pin: where a token is near the top stands out over many pins. */
+function ranks(data, pins) {
+  const { width, left, right } = FRAME;
+  const high = 13;
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${pins.length * (high + 2)}`, class: "ms-heat", role: "img" });
+  chart.setAttribute("aria-label", `ranks of ${pins.map((pin) => pin.name).join(", ")}`);
+  const worst = Math.log10(Math.max(10, ...pins.flatMap((pin) => pin.curve.ranks.filter(Number.isFinite))));
+  const step = (width - left - right) / (data.layers + 1);
+  pins.forEach((pin, line) => {
+    const y = line * (high + 2);
+    chart.append(svg("rect", { x: left - 16, y: y + 3, width: 8, height: high - 6, class: `ms-chip ms-pin${pin.slot}` }));
+    for (const row of curveRows(pin.grid)) {
+      const rank = pin.curve.ranks[row];
+      if (!Number.isFinite(rank)) continue;
+      const cell = svg("rect", { x: left + step * pin.grid.layers[row], y, width: Math.max(1, step - 0.5), height: high, class: "ms-rank" });
+      cell.style.setProperty("--ms-near", 1 - Math.log10(rank) / worst);
+      chart.append(cell);
+    }
+  });
+  return el("figure", {}, el("figcaption", {}, "rank, strong where it is near 1"), chart);
 }
 
 function rankTicks(values) {

@@ -3,9 +3,9 @@
 const PINS = 8;
 
 class Followed {
-  /** `changed` is called after every change: colours and overlay depend on what is followed. */
-  constructor(data, changed) {
-    Object.assign(this, { data, changed, pins: [] });
+  /** `changed` is called after every change: colours and overlay depend on what is followed; `pinned` with a new pin. */
+  constructor(data, changed, pinned) {
+    Object.assign(this, { data, changed, pinned, pins: [] });
     this.side = el("section", { class: "ms-side", "aria-label": "followed tokens" });
   }
 
@@ -29,8 +29,15 @@ class Followed {
     if (old) return this.drop(old);
     if (this.pins.length === PINS) this.pins.shift();
     const slot = Array.from({ length: PINS }, (_, i) => i).find((i) => this.pins.every((pin) => pin.slot !== i));
-    this.pins.push({ grid, col, token, slot, name: this.data.vocabulary[token], curve: followed(grid, col, token) });
+    const pin = { grid, col, token, slot, name: this.data.vocabulary[token], curve: followed(grid, col, token) };
+    this.pins.push(pin);
     this.changed();
+    this.pinned(pin);
+  }
+
+  /** Curves from cells that have come since. */
+  again() {
+    for (const pin of this.pins) if (!pin.curve.exact) pin.curve = followed(pin.grid, pin.col, pin.token);
   }
 
   drop(pin) {
@@ -51,7 +58,7 @@ class Followed {
       chips.append(el("li", {}, ...[mark, tokenText(pin.name), lens, where, stop].filter(Boolean)));
     }
     const body = pins.length
-      ? [chips, curves(data, pins, "ranks", layer), curves(data, pins, "logprobs", layer)]
+      ? [chips, curves(data, pins, "ranks", layer), ranks(data, pins), curves(data, pins, "logprobs", layer)]
       : [el("p", { class: "ms-empty" }, "Click a cell, or a token in its list, to follow that token’s rank and log-probability through the layers.")];
     this.side.replaceChildren(el("h2", {}, "Followed tokens"), ...body);
   }

@@ -1,9 +1,10 @@
-// MidstreamGrid(element, data): the grid of readings. Rows are layers, the output on top; columns are positions.
+// MidstreamGrid(element, data, on): the grid of readings. Rows are layers, the output on top; columns are positions.
 
 class MidstreamGrid {
-  /** Puts the grid into `element`; `data` comes from unpack(). */
-  constructor(element, data) {
-    Object.assign(this, { root: element, data, grid: data.grids[0], every: 1, subs: false, hover: null, held: false, theme: "" });
+  /** Puts the grid into `element`; `data` comes from unpack(). `on`: chosen(row, col), pinned(pin), changed(). */
+  constructor(element, data, on = {}) {
+    Object.assign(this, { root: element, data, on, grid: data.grids[0], every: 1, subs: false, hover: null, held: false, theme: "" });
+    this.ended = new AbortController();
     this.wanted = data.start;
     this.build();
     this.offer();
@@ -11,14 +12,25 @@ class MidstreamGrid {
     this.cursor = { line: 0, col: this.grid.positions.length - 1 };
     this.restyle();
     this.followed.start(this.grid);
-    new ResizeObserver(() => this.lay()).observe(this.root);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle());
-    addEventListener("beforeprint", () => this.toPaper());
+    this.say(false);
+    this.observer = new ResizeObserver(() => this.lay());
+    this.observer.observe(this.root);
+    const { signal } = this.ended;
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle(), { signal });
+    addEventListener("beforeprint", () => this.toPaper(), { signal });
     addEventListener("afterprint", () => {
       this.paper.replaceChildren();
       this.drawLegend();
-    });
+    }, { signal });
     this.lay();
+  }
+
+  /** Takes the grid off the page. */
+  remove() {
+    this.ended.abort();
+    this.observer.disconnect();
+    cancelAnimationFrame(this.waiting);
+    this.root.replaceChildren();
   }
 
   // ---- the parts on the page
@@ -32,7 +44,10 @@ class MidstreamGrid {
     this.scroller = el("div", { class: "ms-scroller", role: "grid", tabindex: "0" }, this.space, this.line);
     this.box = el("aside", { class: "ms-box", hidden: true, "aria-label": "this cell" });
     this.live = el("p", { class: "ms-unseen", "aria-live": "polite" });
-    this.followed = new Followed(this.data, () => this.restyle());
+    this.followed = new Followed(this.data, () => {
+      this.restyle();
+      this.on.changed?.();
+    }, (pin) => this.on.pinned?.(pin));
     this.paper = el("div", {});
     this.title = el("h2", { class: "ms-title" });
     const stage = el("div", { class: "ms-stage" }, this.scroller, this.followed.side);
@@ -43,7 +58,7 @@ class MidstreamGrid {
     const hint = el("p", { class: "ms-hint" });
     this.boxed = document.createTextNode("");
     hint.append(el("span", { class: "ms-boxed" }, "boxed"), this.boxed);
-    const keys = [["←↑↓→", "move"], ["Enter", "follow"], ["1–9", "follow the n-th"], ["Esc", "undo"]];
+    const keys = [["←↑↓→", "move"], ["Enter", "follow"], ["1–9", "follow the n-th"], ["D", "where decided"], ["Esc", "undo"]];
     if (this.data.grids.length > 1) keys.push(["L", "next lens"]);
     for (const [key, does] of keys) {
       hint.append(el("span", { class: "ms-key" }, el("kbd", {}, key), ` ${does}`));
@@ -81,6 +96,15 @@ class MidstreamGrid {
     this.cursor.col = Math.min(this.cursor.col, grid.positions.length - 1);
   }
 
+  /** More cells have come into `data`. */
+  arrived() {
+    this.offer();
+    this.drawLegend();
+    this.followed.again();
+    this.drawSide();
+    this.paintSoon();
+  }
+
   /** Shows the statistic that was asked for where this lens has it, else the lens's own; says which lens it is. */
   offer() {
     const { data, grid } = this;
@@ -99,6 +123,7 @@ class MidstreamGrid {
     this.drawLegend();
     this.paintSoon();
     if (this.held) this.open(this.cursor);
+    this.on.changed?.();
   }
 
   /** Another lens, with the same cell, the same part of the text and, where it has it, the same statistic. */
@@ -131,6 +156,7 @@ class MidstreamGrid {
     this.hover = null;
     this.setRows();
     this.lay();
+    this.on.changed?.();
   }
 
   switchTheme() {
@@ -228,6 +254,7 @@ class MidstreamGrid {
     if (event.pointerType !== "touch") this.pin(this.cellTop());
     this.held = !again;
     again ? this.close(true) : this.open(cell);
+    if (this.held) this.on.chosen?.(this.rows[cell.line], cell.col);
   }
 
   key(event) {
@@ -243,9 +270,18 @@ class MidstreamGrid {
     else if (event.key === "Enter" || event.key === " ") this.pin(this.cellTop());
     else if (/^[1-9]$/.test(event.key) && !far) this.pin(topOf(this.grid, this.rows[line], col)[event.key - 1]?.token ?? -1);
     else if (event.key.toLowerCase() === "l" && !far && this.data.grids.length > 1) this.nextLens(event.shiftKey ? -1 : 1);
+    else if (event.key.toLowerCase() === "d" && !far) this.toDecided(col);
     else if (event.key === "Escape") this.undo();
     else return;
     event.preventDefault();
+  }
+
+  /** Moves the cursor to the layer from which on the output's top token leads. */
+  toDecided(col) {
+    const row = decidedRow(this.grid, col);
+    if (row < 0) return;
+    this.held = true;
+    this.moveTo({ line: nearest(this.rows, (other) => Math.abs(other - row)), col }, true);
   }
 
   undo() {
@@ -275,6 +311,7 @@ class MidstreamGrid {
     const row = this.rows[cell.line];
     const parts = detail(this.data, this.grid, row, cell.col, {
       stat: this.stat, follow: (token) => this.pin(token, cell.col), show: (grid) => this.setGrid(grid),
+      decided: () => this.toDecided(cell.col),
     }).filter(Boolean);
     const shut = el("button", { type: "button", class: "ms-shut", "aria-label": "close", onclick: () => this.close(true) }, "×");
     this.box.replaceChildren(shut, ...parts);
@@ -312,8 +349,8 @@ class MidstreamGrid {
     this.paintOver();
   }
 
-  /** The cursor's cell for those who listen to the page. */
-  say() {
+  /** The cursor's cell for those who listen to the page; aloud when it is they who moved. */
+  say(aloud = true) {
     const { grid, data, cursor } = this;
     const row = this.rows[cursor.line];
     const name = (token) => (token >= 0 ? data.vocabulary[token].replaceAll("·", " ") : "unknown");
@@ -321,7 +358,7 @@ class MidstreamGrid {
     const value = written(this.stat, valueOf(grid, this.stat, row, cursor.col));
     const lens = data.grids.length > 1 ? `${grid.lens} lens, ` : "";
     const text = `${lens}layer ${grid.labels[row]}, position ${grid.positions[cursor.col]}, token ${name(grid.tokens[cursor.col])}. Top: ${top.join(", ")}. ${aboutName(grid)}: ${name(grid.targets[cursor.col])}. ${labelOf(this.stat, grid)}: ${value}.`;
-    this.live.textContent = text;
+    if (aloud) this.live.textContent = text;
     this.id ??= `ms-cell-${Math.random().toString(36).slice(2)}`;
     this.line.setAttribute("aria-rowindex", cursor.line + 2);
     this.line.replaceChildren(

@@ -1,0 +1,105 @@
+"""Two readings held against each other where their texts have the same tokens: one grid of what differs, and curves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+
+from midstream.errors import RequestError, choices
+from midstream.record import Array, ReadingTable
+
+MEASURES = {
+    "logprob": "log-probability of the token that came, nats",
+    "accuracy": "share of positions whose best token is the one that came",
+    "entropy": "entropy, nats",
+    "kl_final_lens": "KL(output ‖ reading), nats",
+}
+"""What the curves show: a mean over the positions that both have."""
+
+
+def aligned(one: ReadingTable, other: ReadingTable) -> list[tuple[int, int]]:
+    """Pairs of positions (of ``one``, of ``other``) at which the texts have the same token, in order."""
+    texts = [[table.vocabulary[token] for token in table.positions["token_id"].tolist()] for table in (one, other)]
+    places = [table.positions["position"].tolist() for table in (one, other)]
+    found = SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
+    return [(places[0][a + i], places[1][b + i]) for a, b, size in found for i in range(size)]
+
+
+def difference(one: ReadingTable, other: ReadingTable, one_lens: str, other_lens: str) -> ReadingTable:
+    """The second reading beside the first: its rows, with the first's numbers as what was before.
+
+    Rows that the first lacks (another token, layer or site) keep NaN there, ranks and ids -1. Raises RequestError for
+    a lens that a reading does not have, for lenses about different tokens, and where no token agrees.
+    """
+    rows = [_rows(table, lens) for table, lens in ((one, one_lens), (other, other_lens))]
+    offsets = [
+        int(table.columns["offset"][next(iter(found.values()))])
+        for table, found in zip((one, other), rows, strict=True)
+    ]
+    if offsets[0] != offsets[1]:
+        raise RequestError(
+            f"{one_lens} is about the token at {offsets[0]:+d} and {other_lens} at {offsets[1]:+d}: expected lenses "
+            "about the same token."
+        )
+    pairs = {b: a for a, b in aligned(one, other)}
+    if not pairs:
+        raise RequestError("the two texts have no token in common: nothing can be compared.")
+    mine = np.array(list(rows[1].values()))
+    before = np.array([rows[0].get((layer, site, pairs.get(at, -1)), -1) for layer, site, at in rows[1]])
+    columns = {name: values[mine] for name, values in other.columns.items() if not _versus(name)}
+    for name in ("logprob", "rank", "entropy"):
+        columns[f"unedited_{name}"] = _taken(one.columns[name], before)
+    columns["unedited_top_id"] = _taken(one.columns["top_ids"][:, 0], before)
+    columns["kl_unedited"] = np.full(len(mine), np.nan, np.float32)
+    return replace(other, columns=columns, vocabulary=one.vocabulary | other.vocabulary, watched=_none(other))
+
+
+def curves(one: ReadingTable, other: ReadingTable, one_lens: str, other_lens: str) -> dict[str, Any]:
+    """Means by layer of the stream after the blocks, over the positions that both have and that a token came after.
+
+    ``{"layers", "positions", "measures": {name: {"label", "one", "other"}}}``; a layer that one lacks is null there.
+    """
+    pairs = aligned(one, other)
+    found: dict[str, Any] = {name: {"label": label} for name, label in MEASURES.items()}
+    layers = sorted({layer for table in (one, other) for layer in table.columns["layer"].tolist()})
+    for side, (table, lens) in enumerate(((one, one_lens), (other, other_lens))):
+        places = np.array([pair[side] for pair in pairs])
+        own = (table.columns["lens"] == lens) & (table.columns["site"] == "resid_post")
+        own &= np.isin(table.columns["position"], places) & (table.columns["target_id"] >= 0)
+        for name in MEASURES:
+            values = (table.columns["rank"] == 1).astype(float) if name == "accuracy" else table.columns[name]
+            found[name]["other" if side else "one"] = [
+                _mean(values[own & (table.columns["layer"] == layer)]) for layer in layers
+            ]
+    return {"layers": layers, "positions": len(pairs), "measures": found}
+
+
+def _rows(table: ReadingTable, lens: str) -> dict[tuple[int, str, int], int]:
+    """(layer, site, position) -> row, of one lens."""
+    columns = table.columns
+    own = np.flatnonzero(columns["lens"] == lens)
+    if not len(own):
+        raise choices("lens", lens, dict.fromkeys(columns["lens"].tolist()))
+    keys = zip(*(columns[name][own].tolist() for name in ("layer", "site", "position")), strict=True)
+    return dict(zip(keys, own.tolist(), strict=True))
+
+
+def _taken(values: Array, at: Array) -> Array:
+    missing = np.nan if values.dtype.kind == "f" else -1
+    return np.where(at < 0, missing, values[np.maximum(at, 0)]).astype(values.dtype)
+
+
+def _versus(name: str) -> bool:
+    return name.startswith("unedited_") or name == "kl_unedited"
+
+
+def _none(table: ReadingTable) -> dict[str, Array]:
+    return {name: values[:0] for name, values in table.watched.items()}
+
+
+def _mean(values: Array) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None

@@ -1,0 +1,161 @@
+"""The app: what it answers at which address. It is handed a desk, and imports no model."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from midstream.errors import MidstreamError
+from midstream.record import Array, as_list
+from midstream.view import compare, pack
+from midstream.view.wire import Sent
+from midstream.web import pages, shelf
+from midstream.web.ask import CompareAsk, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
+from midstream.web.desk import Desk, Kept
+from midstream.web.export import export
+from midstream.web.line import FullError, Line, Place
+from midstream.web.readings import GoneError, Readings
+from midstream.web.told import Events, Told
+
+
+def app(desk: Desk, stores: Mapping[str, Path] | None = None, studies: Mapping[str, Path] | None = None) -> FastAPI:
+    """The workbench over a desk; ``web.guard.Guard`` belongs before it.
+
+    ``stores``, ``studies``: name -> folder of what may be opened too.
+    """
+    made = FastAPI(title="midstream", version=version("midstream"), docs_url=None, redoc_url=None)
+    line, readings = Line(), Readings()
+    pages.add(made)
+    _errors(made)
+    _models(made, desk, line)
+    _reading(made, desk, line, readings)
+    _kept(made, desk, line, readings)
+    shelf.add(made, stores or {}, studies or {})
+    return made
+
+
+def _models(made: FastAPI, desk: Desk, line: Line) -> None:
+    @made.get("/api/desk")
+    async def about() -> dict[str, Any]:
+        """The models that may be chosen, the one in memory, its lenses, and the limits."""
+        return {"models": list(desk.models), **desk.about()}
+
+    @made.post("/api/model")
+    async def choose(ask: ModelAsk) -> dict[str, Any]:
+        """Load another model in place of the one in memory; answers when it is there."""
+        await line.once(lambda: desk.choose(ask.model))
+        return await about()
+
+
+def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
+    @made.post("/api/read", response_class=Told, status_code=200)
+    async def read(ask: ReadAsk) -> Told:
+        """Read a text. Events: ``place`` in the line, ``opening``, ``cells`` as they come, ``end``, or ``error``."""
+        began = time.monotonic()
+
+        def work() -> Iterator[tuple[str, Any]]:
+            shown = desk.show(ask)
+            sent = Sent(shown.outline, ask.statistic)
+            yield "opening", sent.opening()
+            for part in desk.rows(shown):
+                for block in sent.cells(part):
+                    yield "cells", block
+            table = sent.whole()
+            name = readings.keep(Kept(shown, table, ask.statistic))
+            yield (
+                "end",
+                {
+                    "reading": name,
+                    "seconds": time.monotonic() - began,
+                    "provenance": asdict(table.provenance),
+                    "code": desk.code(ask),
+                },
+            )
+
+        return Told(_events(line, work))
+
+    @made.post("/api/sample", response_class=Told, status_code=200)
+    async def sample(ask: SampleAsk) -> Told:
+        """Continue a text, with edits and without. Events: ``place``, ``token``, ``end``, or ``error``."""
+
+        def work() -> Iterator[tuple[str, Any]]:
+            for new in desk.sample(ask):
+                fields = ("branch", "token", "text", "logprob", "ended")
+                yield "token", {name: getattr(new, name) for name in fields}
+            yield "end", {}
+
+        return Told(_events(line, work))
+
+
+def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
+    @made.post("/api/follow")
+    async def follow(ask: FollowAsk) -> dict[str, Any]:
+        """Rank and log-probability of tokens at one position of a reading, exact at every place: columns."""
+        shown = readings[ask.reading].shown
+        return _columns(await line.once(lambda: desk.follow(shown, ask)))
+
+    @made.post("/api/near")
+    async def near(ask: NearAsk) -> list[dict[str, Any]]:
+        """The positions of a reading whose stream is most like that of one, with the cosine."""
+        shown = readings[ask.reading].shown
+        found = await line.once(lambda: desk.near(shown, ask))
+        return [{"position": position, "cosine": cosine} for position, cosine in found]
+
+    @made.post("/api/compare")
+    def compared(ask: CompareAsk) -> dict[str, Any]:
+        """Two readings: a grid of the second with what the first had, packed as in a page, and means by layer."""
+        one, other = readings[ask.one].table, readings[ask.other].table
+        lenses = [
+            table.columns["lens"][0] if named is None else named
+            for table, named in ((one, ask.one_lens), (other, ask.other_lens))
+        ]
+        table = compare.difference(one, other, *lenses)
+        packed = base64.b64encode(pack.pack(table, statistic="logprob_change")).decode()
+        return {"packed": packed, **compare.curves(one, other, *lenses)}
+
+    @made.get("/api/readings/{name}.{form}")
+    def exported(name: str, form: str) -> Any:
+        """A reading that was shown, as a file: json, csv, parquet, html, svg or png."""
+        return export(readings[name], form)
+
+
+async def _events(line: Line, work: Callable[[], Iterator[tuple[str, Any]]]) -> Events:
+    """What the work tells in its turn, and before it the place in the line; after an error nothing more comes."""
+    try:
+        async with aclosing(line.serve(work)) as steps:
+            async for found in steps:
+                yield ("place", {"ahead": found.ahead}) if isinstance(found, Place) else found
+    except MidstreamError as error:
+        yield "error", _said(error)
+
+
+def _columns(columns: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: as_list(values) for name, values in columns.items()}
+
+
+def _errors(made: FastAPI) -> None:
+    @made.exception_handler(MidstreamError)
+    async def refused(_: Request, error: MidstreamError) -> JSONResponse:
+        status = 503 if isinstance(error, FullError) else 404 if isinstance(error, GoneError) else 400
+        return JSONResponse(_said(error), status)
+
+    @made.exception_handler(RequestValidationError)
+    async def unlike(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}."}, 422)
+
+
+def _said(error: MidstreamError) -> dict[str, str]:
+    first = getattr(error, "first", None)
+    return {"error": str(error)} | ({} if first is None else {"first": first})

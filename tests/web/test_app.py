@@ -1,0 +1,276 @@
+"""The app over the tiny model, and its numbers against those of ``midstream read``."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shlex
+
+import pytest
+from fastapi.testclient import TestClient
+
+from midstream.__main__ import main
+from midstream.cli.serve import _Handed
+from midstream.model.load import load
+from midstream.run.desk import Desk
+from midstream.web.app import app
+from midstream.web.guard import Guard, Rules
+from midstream.web.readings import KEPT
+
+TEXT = "a king was there and asked why"
+
+
+@pytest.fixture(scope="module")
+def client(tiny_folder):
+    desk = Desk(load, (str(tiny_folder), "nowhere/at-all"), most=200)
+    with TestClient(Guard(app(_Handed(desk)), Rules(frozenset({"testserver"}), most=100_000))) as client:
+        yield client
+
+
+def events(response):
+    """[(event, data)] of a stream."""
+    found = []
+    for block in response.text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and line[0] != ":")
+        if "event" in fields:
+            found.append((fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def read(client, **ask):
+    return events(client.post("/api/read", json={"text": TEXT, **ask}))
+
+
+def test_the_desk_says_what_there_is(client, tiny_folder):
+    found = client.get("/api/desk").json()
+    assert found["models"] == [str(tiny_folder), "nowhere/at-all"]
+    assert found["model"] == str(tiny_folder)
+    assert found["lenses"] == ["logit", "input"]
+    assert found["usual"] == ["logit"]
+    assert found["blocks"] == 30
+
+
+def test_a_reading_comes_in_order_and_can_be_kept(client, tiny_folder):
+    found = read(client, lenses=["logit", "input"], every=5)
+    kinds = [kind for kind, _ in found]
+    assert kinds[0] == "opening"
+    assert kinds[-1] == "end"
+    assert set(kinds[1:-1]) == {"cells"}
+    assert len(kinds) > 4
+    end = found[-1][1]
+    assert f"--model {tiny_folder}" in end["code"]["command"]
+    heads = {
+        "html": b"<!doctype html>",
+        "svg": b"<?xml",
+        "png": b"\x89PNG",
+        "csv": b"doc_id,",
+        "json": b"{",
+        "parquet": b"PAR1",
+    }
+    for form, head in heads.items():
+        file = client.get(f"/api/readings/{end['reading']}.{form}")
+        assert f'attachment; filename="reading.{form}"' == file.headers["content-disposition"]
+        assert file.content.startswith(head)
+    assert "kind of file" in client.get(f"/api/readings/{end['reading']}.exe").json()["error"]
+
+
+EDIT = {"kind": "add", "layers": "12", "positions": "-1", "vector": "embedding", "token": " king", "amount": 0.5}
+
+
+def same(one, other):
+    assert one["columns"].keys() == other["columns"].keys()
+    for name, values in one["columns"].items():
+        if isinstance(next((value for value in values if value is not None), None), float):
+            known = [
+                [math.nan if value is None else value for value in part] for part in (values, other["columns"][name])
+            ]
+            assert known[0] == pytest.approx(known[1], rel=2e-4, abs=2e-4, nan_ok=True), name
+        elif name != "top_logprobs":
+            assert other["columns"][name] == values, name
+
+
+@pytest.mark.parametrize(
+    "ask", [{"every": 7, "sites": ["resid_post", "mlp_out"]}, {"edits": [EDIT], "lenses": ["logit"]}]
+)
+def test_numbers_are_those_of_the_command_and_the_python_that_it_names(client, capsys, monkeypatch, ask):
+    end = read(client, **ask)[-1][1]
+    kept = client.get(f"/api/readings/{end['reading']}.json").json()
+    monkeypatch.setattr("sys.argv", [*shlex.split(end["code"]["command"]), "--format", "json"])
+    with pytest.raises(SystemExit):
+        main()
+    same(json.loads(capsys.readouterr().out), kept)
+    names = {}
+    exec(end["code"]["python"], names)
+    capsys.readouterr()
+    same(json.loads(names["reading"].json()), kept)
+
+
+def test_tokens_can_be_followed_exactly(client):
+    end = read(client, lenses=["logit", "input"])[-1][1]
+    kept = client.get(f"/api/readings/{end['reading']}.json").json()["columns"]
+    found = client.post(
+        "/api/follow", json={"reading": end["reading"], "position": 3, "tokens": [kept["target_id"][3]]}
+    ).json()
+    assert set(found["position"]) == {3}
+    exact = {
+        (lens, layer): rank for lens, layer, rank in zip(found["lens"], found["layer"], found["rank"], strict=True)
+    }
+    rows = zip(kept["lens"], kept["layer"], kept["position"], kept["rank"], strict=True)
+    expected = {(lens, layer): rank for lens, layer, position, rank in rows if position == 3 and lens == "logit"}
+    assert len(expected) == 31
+    assert {key: exact[key] for key in expected} == expected
+    assert ("input", 4) in exact
+
+
+def test_the_nearest_positions_are_those_of_the_same_words(client):
+    end = read(client, text="a king was there and then a king was there")[-1][1]
+    tokens = read(client, text="a king was there and then a king was there")[0][1]["tokens"]
+    at = len(tokens) - 1
+    found = client.post("/api/near", json={"reading": end["reading"], "position": at, "layer": 1}).json()
+    assert [one["cosine"] for one in found] == sorted((one["cosine"] for one in found), reverse=True)
+    assert all(-1 <= one["cosine"] <= 1.0001 for one in found)
+    assert tokens[found[0]["position"]] == tokens[at]
+    wrong = client.post("/api/near", json={"reading": end["reading"], "position": at, "layer": 99})
+    assert wrong.status_code == 400
+    gone = client.post("/api/near", json={"reading": "nothing", "position": 0, "layer": 1})
+    assert gone.status_code == 404
+
+
+def test_a_continuation_comes_beside_the_one_without_edits(client):
+    ask = {"text": TEXT, "tokens": 6, "edits": [{**EDIT, "positions": None}]}
+    found = events(client.post("/api/sample", json=ask))
+    assert [data["branch"] for kind, data in found if kind == "token"] == ["edited", "plain"] * 6
+    assert found[-1][0] == "end"
+    plain = events(client.post("/api/sample", json={"text": TEXT, "tokens": 6}))
+    ids = [data["token"] for kind, data in plain if kind == "token"]
+    assert ids == [data["token"] for kind, data in found if kind == "token" and data["branch"] == "plain"]
+    anchored = events(client.post("/api/sample", json={"text": TEXT, "tokens": 3, "anchor": "15:0.9"}))
+    assert {data["branch"] for kind, data in anchored if kind == "token"} == {"edited", "plain"}
+    wrong = events(client.post("/api/sample", json={"text": TEXT, "anchor": "99:0.1"}))[-1]
+    assert wrong[0] == "error"
+
+
+def test_two_readings_are_compared_where_their_tokens_agree(client):
+    one = read(client, text="a king was there and asked why")[-1][1]["reading"]
+    other = read(client, text="a king is there and asked why")[-1][1]["reading"]
+    found = client.post("/api/compare", json={"one": one, "other": other}).json()
+    assert found["layers"] == list(range(31))
+    assert 0 < found["positions"] < len("a king was there and asked why")
+    assert len(found["measures"]["logprob"]["one"]) == 31
+    same_ = client.post("/api/compare", json={"one": one, "other": one}).json()
+    for measure in same_["measures"].values():
+        assert measure["one"] == measure["other"]
+    lens = read(client, lenses=["input"])[-1][1]["reading"]
+    assert "about the same token" in client.post("/api/compare", json={"one": one, "other": lens}).json()["error"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"kind": "add", "vector": "difference", "token": "/etc/passwd"},
+        {"kind": "add", "vector": "lens", "lens": "/etc/passwd", "token": " king"},
+        {"kind": "add", "vector": "embedding", "token": " king' difference=/etc/passwd:/etc/passwd"},
+        {"kind": "patch", "text": "x' replace=difference:/etc/passwd:/etc/passwd"},
+        {"kind": "add", "layers": "3 add=difference:/etc/passwd:/etc/hosts"},
+        {"kind": "scale", "positions": "0 patch=/etc/passwd"},
+        {"kind": "scale", "amount": float("1e400")},
+    ],
+)
+def test_an_edit_names_no_file(client, edit, monkeypatch):
+    from pathlib import Path
+
+    def opened(self, *_, **__):
+        assert "passwd" not in str(self)
+        return original(self)
+
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", opened)
+    body = json.dumps({"text": TEXT, "edits": [{"layers": "12", "amount": 0.5, **edit}]})
+    response = client.post("/api/read", content=body, headers={"content-type": "application/json"})
+    found = events(response)[-1][1] if response.status_code == 200 else response.json()
+    assert "error" in found
+    assert "root:" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({"text": ""}, "the text is empty"),
+        ({"text": "a"}, "at least two"),
+        ({"text": "a king was there " * 80}, "at most 200 are read"),
+        ({"lenses": ["tuned"]}, "unknown lens 'tuned'"),
+        ({"lenses": ["../../etc/passwd"]}, "unknown lens"),
+        ({"sites": ["resid_mid", "nowhere"]}, "sites.1"),
+        ({"every": 0}, "every"),
+        ({"every": "2"}, "every"),
+        ({"top_k": 10**9}, "top_k"),
+        ({"path": "/etc/passwd"}, "path"),
+        ({"text": "x" * 300_000}, "too large"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_sentence(client, ask, said):
+    response = client.post("/api/read", json={"text": TEXT, **ask})
+    found = events(response)[-1][1] if response.status_code == 200 else response.json()
+    assert said in found["error"]
+    assert "Traceback" not in response.text
+
+
+def test_a_text_too_long_comes_with_its_first_part(client):
+    found = read(client, text="a king was there " * 80)[-1][1]
+    assert read(client, text=found["first"])[-1][0] == "end"
+
+
+def test_a_model_that_fails_to_load_leaves_the_one_there_is(client):
+    found = client.post("/api/model", json={"model": "nowhere/at-all"})
+    assert found.status_code == 400
+    assert "nowhere/at-all" in found.json()["error"]
+    assert client.post("/api/model", json={"model": "/etc"}).status_code == 400
+    assert read(client)[-1][0] == "end"
+
+
+def test_only_the_last_readings_are_kept(client):
+    names = [read(client, every=30)[-1][1]["reading"] for _ in range(KEPT + 1)]
+    there = [client.get(f"/api/readings/{name}.json").status_code for name in names]
+    assert there == [404] + [200] * KEPT
+
+
+def test_pages_are_given_by_name_only(client):
+    assert "<title>midstream" in client.get("/").text
+    assert "MidstreamGrid" in client.get("/static/grid.js").text
+    assert "api/read" in client.get("/static/app.js").text
+    assert "POST /api/read" in client.get("/docs").text
+    assert client.get("/openapi.json").json()["paths"].keys() >= {"/api/read", "/api/desk"}
+    for name in ("app.py", "..%2fapp.py", "%2e%2e/app.py", "index.html", "%2fetc%2fpasswd", "grid.js%00"):
+        assert client.get(f"/static/{name}").status_code in (404, 400)
+
+
+def test_two_hundred_hostile_requests_leave_it_answering(client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    names = ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", "/etc/passwd", "%00", "a" * 3000, "💥", "<script>"]
+    for number in range(200):
+        name = draw.choice(names)
+        kind = number % 8
+        json_ = {"content-type": "application/json"}
+        if kind == 0:
+            found = client.get("/", headers={"host": draw.choice(["evil.example", "[::1", "a:b:c"])})
+        elif kind == 1:
+            found = client.post("/api/read", content=draw.randbytes(40), headers=json_)
+        elif kind == 2:
+            found = client.get(f"/api/readings/{name}.json")
+        elif kind == 3:
+            found = client.post("/api/read", content=b"\xff\xfe{" + draw.randbytes(10), headers=json_)
+        elif kind == 4:
+            found = client.post("/api/read", content=b"[" * draw.randint(1, 50_000), headers=json_)
+        elif kind == 5:
+            found = client.post("/api/model", json={"model": name})
+        elif kind == 6:
+            found = client.post("/api/read", content=b"{" + b" " * 100_001 + b"}", headers=json_)
+        else:
+            found = client.post("/api/read", json={"text": TEXT}, headers={"origin": "http://evil.example"})
+        assert 400 <= found.status_code < 500, (number, found.status_code, found.text)
+        assert "root:" not in found.text
+        assert "Traceback" not in found.text
+    assert read(client)[-1][0] == "end"
+    assert not list(tmp_path.iterdir())

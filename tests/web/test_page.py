@@ -1,0 +1,277 @@
+"""The page in a real Chromium over a real server: every flow, by what a person would see."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import midstream as ms
+from midstream.view import study_file
+from tests.view.study_sample import report
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+TEXT = "a king was there and asked why"
+
+
+def started(folder, *options, **environment):
+    """A server of its own process on a free port; its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "midstream", "serve", "--port", "0", *options],
+        stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, **environment},
+    )  # fmt: skip
+    for line in process.stderr:
+        if found := re.search(r"http://\S+", line):
+            return process, found[0]
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def address(tiny, tiny_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cwd")
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": TEXT, "id": f"t{n}"}) + "\n" for n in range(3)))
+    ms.scan(tiny, folder / "corpus.jsonl", folder / "store", lens="logit", every=10, top_k=3)
+    (folder / "studies" / "sample").mkdir(parents=True)
+    study_file.write(report(), folder / "studies" / "sample")
+    more = ("--store", "store", "--studies", "studies")
+    process, found = started(folder, "--model", str(tiny_folder), "--tokens", "120", *more)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{found}api/desk").read()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield found
+    process.terminate()
+    process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, address):
+    """Opens the page; the test fails if it logs an error, or asks for anything of another site."""
+    contexts, trouble = [], []
+
+    def open_page(fragment: str = "", **context):
+        made = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+        page = made.new_page()
+        page.on("console", lambda message: message.type in ("error", "warning") and trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on(
+            "request",
+            lambda request: request.url.startswith((address, "data:", "blob:")) or trouble.append(request.url),
+        )
+        page.goto(address + fragment)
+        page.get_by_role("button", name="Read", exact=True).nth(1).wait_for()
+        contexts.append(made)
+        return page
+
+    yield open_page
+    for made in contexts:
+        made.close()
+    assert [text for text in trouble if "status of 4" not in text] == []
+
+
+def until(page, code):
+    """Waits for what a script says; the page's policy allows no script to be made in it."""
+    for _ in range(200):
+        if page.evaluate(code):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never: {code}")
+
+
+def go(page, text=TEXT):
+    page.get_by_label("Text").fill(text)
+    page.get_by_label("Text").press("Enter")
+    page.get_by_text("Save as").wait_for()
+
+
+def test_a_text_is_read_and_its_numbers_are_those_of_the_server(opened, address):
+    page = opened()
+    go(page)
+    link = page.get_by_role("link", name="json").get_attribute("href")
+    with urllib.request.urlopen(address + link.removeprefix("/")) as response:
+        kept = json.loads(response.read())["columns"]
+    page.locator(".ms-scroller").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("PageUp")
+    row = next(i for i, (a, b) in enumerate(zip(kept["layer"], kept["position"], strict=True)) if (a, b) == (30, 0))
+    said = page.locator("[aria-live=polite]").inner_text()
+    assert "layer 30, position 0" in said
+    chance = 100 * 2.718281828459045 ** kept["top_logprobs"][row][0]
+    assert f"{chance:.1f} %" in said
+
+
+def test_a_link_shows_the_same(opened):
+    page = opened()
+    go(page)
+    page.locator(".ms-scroller").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.get_by_label("Colour").select_option("entropy")
+    until(page, "location.hash.includes('colour=entropy')")
+    other = opened(page.evaluate("location.hash"))
+    other.get_by_text("Save as").wait_for()
+    assert other.get_by_label("Colour").input_value() == "entropy"
+    pins = "document.querySelectorAll('.ms-side li').length"
+    assert other.evaluate(pins) == page.evaluate(pins)
+
+
+def test_followed_tokens_are_exact_once_it_is_read(opened):
+    page = opened()
+    go(page)
+    until(page, "!document.querySelector('.ms-side').innerText.includes('only')")
+    curve = page.locator(".ms-curves").first.get_attribute("aria-label")
+    assert curve.count(" at ") >= 31
+
+
+def test_a_cell_shows_every_lens_and_the_nearest_positions(opened):
+    page = opened()
+    page.get_by_label("input", exact=True).check()
+    go(page)
+    box = page.locator(".ms-scroller").bounding_box()
+    page.mouse.click(box["x"] + 90, box["y"] + 120)
+    panel = page.get_by_role("region", name="this cell", exact=True)
+    panel.wait_for()
+    assert panel.locator("h3").all_inner_texts()[:2] == ["logit next token", "input token read"]
+    until(page, "document.querySelector('.near li') || document.body.innerText.includes('attention sink')")
+
+
+def test_an_edit_moves_the_grid_and_the_continuation(opened):
+    page = opened()
+    page.get_by_role("button", name="Edit the stream").click()
+    page.get_by_label("token", exact=True).fill(" king")
+    page.get_by_label("at layers").fill("12")
+    go(page)
+    assert page.get_by_label("Colour").input_value() == "kl_unedited"
+    page.get_by_label("tokens", exact=True).fill("5")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_text("as many as were asked for").nth(1).wait_for()
+    assert page.locator(".branches h3").count() == 2
+
+
+def test_a_text_that_is_too_long_is_offered_in_part(opened):
+    page = opened()
+    page.get_by_label("Text").fill("a king was there " * 40)
+    page.get_by_label("Text").press("Enter")
+    page.get_by_role("button", name="Read its first part").click()
+    page.get_by_text("Save as").wait_for()
+    assert "120" not in page.locator(".said.wrong").all_inner_texts()
+
+
+def test_an_empty_text_is_told(opened):
+    page = opened()
+    page.get_by_label("Text").fill("")
+    page.get_by_label("Text").press("Enter")
+    page.get_by_role("alert").wait_for()
+    assert "the text is empty" in page.get_by_role("alert").inner_text()
+
+
+def test_who_asks_again_or_leaves_keeps_nobody_waiting(opened):
+    """What is asked while a reading runs takes its place; a closed tab's work ends."""
+    page, other = opened(), opened()
+    for text in ("once upon a time there was a king " * 8, TEXT):
+        page.get_by_label("Text").fill(text)
+        page.get_by_label("Text").press("Enter")
+    other.get_by_label("Text").fill("the capital of France " * 12)
+    other.get_by_label("Text").press("Enter")
+    other.close()
+    page.get_by_text("Save as").wait_for()
+    assert page.locator(".ms-scroller").get_attribute("aria-colcount") != "1"
+    go(opened())
+
+
+def test_a_hostile_token_is_text(opened):
+    page = opened()
+    go(page, '<img src=x onerror="window.__pwned=1"></script><script>window.__pwned=1</script> a king')
+    assert page.evaluate("typeof window.__pwned") == "undefined"
+
+
+def test_two_prompts_are_compared(opened):
+    page = opened()
+    page.get_by_role("button", name="Compare").first.click()
+    page.get_by_label("Text").nth(1).fill("a king is there and asked why")
+    page.locator("form").get_by_role("button", name="Compare").click()
+    page.get_by_role("region", name="means by layer").wait_for()
+    assert page.get_by_label("Colour").input_value() == "logprob_change"
+
+
+def test_stores_and_studies_are_opened(opened):
+    page = opened()
+    page.get_by_role("button", name="Stores and studies").click()
+    page.locator(".shelf button").first.click()
+    page.get_by_role("button", name="t1").click()
+    page.locator(".ms-scroller").wait_for()
+    assert page.locator(".curves .area").count() == 1
+    page.get_by_role("button", name="sample").click()
+    frame = page.frame_locator("iframe.report")
+    frame.locator("h1").wait_for()
+    assert frame.locator("h1").inner_text() == report().name
+
+
+AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: cd web && npm ci")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("shown", ["read", "compare", "shelf"])
+def test_axe_finds_nothing(opened, shown, scheme):
+    """WCAG 2 A and AA: names, roles, contrast."""
+    page = opened(color_scheme=scheme, bypass_csp=True)
+    if shown == "read":
+        page.get_by_role("button", name="Edit the stream").click()
+        page.get_by_label("token", exact=True).fill(" king")
+        page.get_by_label("at layers").fill("12")
+        go(page)
+        box = page.locator(".ms-scroller").bounding_box()
+        page.mouse.click(box["x"] + 190, box["y"] + 120)
+        page.get_by_role("region", name="this cell", exact=True).wait_for()
+    elif shown == "compare":
+        page.get_by_role("button", name="Compare").first.click()
+        page.get_by_label("Text").nth(1).fill("a king is there and asked why")
+        page.locator("form").get_by_role("button", name="Compare").click()
+        page.get_by_role("region", name="means by layer").wait_for()
+    else:
+        page.get_by_role("button", name="Stores and studies").click()
+        page.locator(".shelf button").first.click()
+        page.get_by_role("button", name="t1").click()
+        page.locator(".ms-scroller").wait_for()
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_fits_and_does_not_shift(opened, width, scheme, tmp_path):
+    page = opened(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page.evaluate(
+        "new PerformanceObserver(list => list.getEntries().forEach(e => window.__shift = (window.__shift ?? 0)"
+        " + (e.hadRecentInput ? 0 : e.value))).observe({type: 'layout-shift', buffered: true})"
+    )
+    go(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (page.evaluate("window.__shift") or 0) < 0.1
+    page.screenshot(path=os.environ.get("SHOTS", str(tmp_path)) + f"/read-{width}-{scheme}.png", full_page=True)

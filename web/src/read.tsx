@@ -1,0 +1,186 @@
+// The reading page: a text, what to read it with, the grid that fills, and what can be done with it.
+
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { Cell } from "./cell";
+import { Edits } from "./edits";
+import type { Data, MidstreamGrid } from "./grid";
+import { Keep } from "./keep";
+import { asked, type Ended, exact, read } from "./reading";
+import { Sample } from "./sample";
+import { type Desk, Refusal } from "./server";
+import type { Look, State, Wish } from "./state";
+
+interface Said {
+  text: string;
+  wrong?: boolean;
+  first?: string | undefined;
+}
+
+interface Given {
+  desk: Desk;
+  state: State;
+  change: (part: Partial<State>) => void;
+  /** Whether the page was opened by a link that names a text: it is read at once. */
+  linked: boolean;
+}
+
+export function Read({ desk, state, change, linked }: Given) {
+  const { wish } = state;
+  const home = useRef<HTMLDivElement>(null);
+  const grid = useRef<MidstreamGrid | null>(null);
+  const running = useRef<AbortController | null>(null);
+  const [said, setSaid] = useState<Said>({ text: "" });
+  const [busy, setBusy] = useState(false);
+  const [ended, setEnded] = useState<Ended | null>(null);
+  const [cell, setCell] = useState<{ row: number; col: number } | null>(null);
+  const look = useRef(state.look);
+  const text = useRef<string | null>(null);
+
+  const set = (part: Partial<Wish>) => change({ wish: { ...wish, ...part } });
+
+  const looked = useCallback(() => {
+    if (!grid.current) return;
+    look.current = lookOf(grid.current, look.current);
+    change({ look: look.current });
+  }, [change]);
+
+  const go = useCallback(async (wanted: Wish) => {
+    running.current?.abort();
+    const mine = (running.current = new AbortController());
+    const began = performance.now();
+    let name = "";
+    if (text.current !== null && text.current !== wanted.text) look.current = { ...look.current, cell: null, pins: null };
+    text.current = wanted.text;
+    const wished = look.current;
+    setBusy(true);
+    setEnded(null);
+    setCell(null);
+    setSaid({ text: "Reading …" });
+    const show = (data: Data) => {
+      grid.current?.remove();
+      grid.current = new window.MidstreamGrid(home.current!, data, {
+        chosen: (row, col) => {
+          setCell({ row, col });
+          looked();
+        },
+        pinned: (pin) => name && grid.current && exact(grid.current, name, pin).catch(() => undefined),
+        changed: looked,
+      });
+      restore(grid.current, wished);
+      requestAnimationFrame(() => (home.current!.dataset.painted = String(Math.round(performance.now() - began))));
+    };
+    try {
+      const end = await read(asked(wanted, desk.sites), {
+        place: (ahead) => setSaid({ text: `Waiting: ${ahead} before you.` }),
+        begun: show,
+        more: () => grid.current?.arrived(),
+      }, mine.signal);
+      name = end.reading;
+      pins(grid.current!, wished);
+      for (const pin of grid.current!.followed.pins) exact(grid.current!, name, pin).catch(() => undefined);
+      home.current!.dataset.done = String(Math.round(performance.now() - began));
+      setEnded(end);
+      setSaid({ text: `${end.provenance.model}, ${end.seconds.toFixed(2)} s` });
+    } catch (error) {
+      if (error instanceof Refusal) setSaid({ text: error.message, wrong: true, first: error.first });
+      else if (!mine.signal.aborted) throw error;
+      else if (running.current === mine) setSaid({ text: "Stopped." });
+    } finally {
+      if (running.current === mine) setBusy(false);
+    }
+  }, [desk, looked]);
+
+  useEffect(() => {
+    if (linked) go(wish);
+    return () => {
+      running.current?.abort();
+      grid.current?.remove();
+    };
+  }, []);
+
+  const enter = (event: KeyboardEvent) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    go(wish);
+  };
+
+  return (
+    <>
+      <form class="ask" onSubmit={(event) => { event.preventDefault(); go(wish); }}>
+        <label for="text">Text</label>
+        <textarea id="text" rows={3} spellcheck={false} value={wish.text} onInput={(event) => set({ text: event.currentTarget.value })} onKeyDown={enter} />
+        <Lenses desk={desk} chosen={wish.lenses.length ? wish.lenses : desk.usual} choose={(lenses) => set({ lenses })} />
+        <label class="choice">
+          <input type="checkbox" checked={wish.inside} onChange={(event) => set({ inside: event.currentTarget.checked })} /> inside the blocks
+        </label>
+        <span class="buttons">
+          <button type="submit" class="main">Read</button>
+          <button type="button" disabled={!busy} onClick={() => running.current?.abort()}>Stop</button>
+        </span>
+      </form>
+      <Edits desk={desk} edits={wish.edits} change={(edits) => set({ edits })} />
+      <p class={said.wrong ? "said wrong" : "said"} role={said.wrong ? "alert" : "status"}>
+        {said.text}{" "}
+        {said.first !== undefined && (
+          <button type="button" onClick={() => { set({ text: said.first! }); go({ ...wish, text: said.first! }); }}>Read its first part</button>
+        )}
+      </p>
+      <div ref={home} class="reading" />
+      {ended && cell && grid.current && <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} />}
+      {ended && <Keep ended={ended} />}
+      <Sample text={wish.text} edits={wish.edits} />
+    </>
+  );
+}
+
+function Lenses({ desk, chosen, choose }: { desk: Desk; chosen: string[]; choose: (lenses: string[]) => void }) {
+  return (
+    <fieldset>
+      <legend>Lenses</legend>
+      {desk.lenses.map((name) => (
+        <label class="choice">
+          <input type="checkbox" checked={chosen.includes(name)}
+            onChange={(event) => choose(desk.lenses.filter((one) => (one === name ? event.currentTarget.checked : chosen.includes(one))))} /> {name}
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+function lookOf(grid: MidstreamGrid, old: Look): Look {
+  const row = grid.rows[grid.cursor.line] ?? 0;
+  const one = grid.grid;
+  const place = old.cell || grid.cursor.line || grid.cursor.col !== one.positions.length - 1;
+  return {
+    lens: one.lens,
+    statistic: grid.wanted,
+    every: grid.every,
+    cell: place ? [one.layers[row]!, one.sites[row]!, one.positions[grid.cursor.col]!] : null,
+    pins: grid.followed.pins.map((pin) => [pin.grid.lens, pin.grid.positions[pin.col]!, pin.token]),
+  };
+}
+
+/** The lens, statistic and cell of a link, as far as this reading has them. */
+function restore(grid: MidstreamGrid, look: Look): void {
+  const data = grid as unknown as { data: Data };
+  const lens = data.data.grids.find((one) => one.lens === look.lens);
+  if (lens) grid.setGrid(lens);
+  if (data.data.statistics.some((one) => one.name === look.statistic)) grid.setStatistic(look.statistic);
+  if (!look.cell) return;
+  const [layer, site, position] = look.cell;
+  const line = grid.rows.findIndex((row) => grid.grid.layers[row] === layer && grid.grid.sites[row] === site);
+  const col = grid.grid.positions.indexOf(position);
+  if (line >= 0 && col >= 0) grid.moveTo({ line, col });
+}
+
+function pins(grid: MidstreamGrid, look: Look): void {
+  const { data } = grid as unknown as { data: Data };
+  if (!look.pins) return;
+  for (const pin of [...grid.followed.pins]) grid.followed.drop(pin);
+  for (const [lens, position, token] of look.pins) {
+    const one = data.grids.find((other) => other.lens === lens);
+    const col = one?.positions.indexOf(position) ?? -1;
+    if (!one || col < 0 || !(token in data.vocabulary)) continue;
+    grid.followed.toggle(one, col, token);
+  }
+}
