@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +16,7 @@ from midstream.cli.options import Device, Dtype, EngineName, load_model
 from midstream.errors import RequestError
 
 if TYPE_CHECKING:
-    from midstream.record import Array, ReadingTable
-    from midstream.run.desk import Desk
-    from midstream.web.ask import FollowAsk, NearAsk, ReadAsk, SampleAsk
+    from midstream.cli.handed import Handed
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -30,7 +27,9 @@ HTTP = 80
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="As for read; given again, the page can switch between them.", show_default=False),
+        typer.Option(
+            "--model", help="As for read, the first at first; the page can switch between them.", show_default=False
+        ),
     ] = None,
     lenses: Annotated[
         list[Path] | None, typer.Option("--lenses", help="A folder whose lens files the page may use by name.")
@@ -50,15 +49,25 @@ def serve(
             raise RequestError(f"--{option} {str(folder)!r}: there is no such folder.")
     shelf = _stores(store or ()), _studies(studies)
     waiting = _socket(host, port)
+    from midstream.cli.handed import Handed
     from midstream.run.desk import Desk
 
     desk = Desk(
         lambda name: load_model(name or None, engine=engine, device=device, dtype=dtype),
-        tuple(dict.fromkeys(model or [os.environ.get("MIDSTREAM_MODEL") or "default"])),
+        _models(model or [os.environ.get("MIDSTREAM_MODEL") or "default"]),
         tuple(lenses or ()),
         tokens,
     )
-    _run(_Handed(desk), shelf, waiting, host)
+    _run(Handed(desk), shelf, waiting, host)
+
+
+def _models(given: Iterable[str]) -> dict[str, str]:
+    """Name -> what is loaded: those that were given, then those that the hub's library has here already."""
+    from midstream.model.cached import cached
+
+    return {name: name for name in given} | {
+        name: str(folder) for name, folder in cached().items() if name not in given
+    }
 
 
 def _stores(folders: Iterable[Path]) -> dict[str, Path]:
@@ -94,7 +103,7 @@ def _socket(host: str, port: int) -> socket.socket:
     return made
 
 
-def _run(desk: _Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socket, host: str) -> None:
+def _run(desk: Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socket, host: str) -> None:
     import uvicorn
 
     from midstream.web.app import app
@@ -117,90 +126,3 @@ def _run(desk: _Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.sock
         timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run([waiting])
-
-
-class _Handed:
-    """The desk as the app takes it."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self.models = desk.models
-
-    def choose(self, name: str) -> None:
-        self._desk.choose(name)
-
-    def about(self) -> dict[str, Any]:
-        model = self._desk.model
-        return {
-            "model": self._desk.chosen,
-            "name": model.name,
-            "blocks": model.anatomy.layers,
-            "sites": list(model.anatomy.sites),
-            "lenses": list(self._desk.lenses()),
-            "usual": list(self._desk.usual()),
-            "tokens": min(self._desk.most, model.context),
-        }
-
-    def show(self, ask: ReadAsk) -> Any:
-        known = self._desk.lenses()
-        options: Any = {
-            "lens": ask.lenses or None,
-            "every": ask.every,
-            "site": ask.sites,
-            "top_k": ask.top_k,
-            "special": ask.special,
-            "edits": [edit.spec(known) for edit in ask.edits],
-            "versus": bool(ask.edits),
-        }
-        return self._desk.show(ask.text, options, command=self.code(ask)["command"])
-
-    def rows(self, shown: Any) -> Iterator[ReadingTable]:
-        return self._desk.rows(shown)
-
-    def follow(self, shown: Any, ask: FollowAsk) -> Mapping[str, Array]:
-        return self._desk.follow(shown, ask.position, ask.tokens)
-
-    def near(self, shown: Any, ask: NearAsk) -> Sequence[tuple[int, float]]:
-        return self._desk.near(shown, ask.position, ask.layer, ask.site)
-
-    def sample(self, ask: SampleAsk) -> Iterator[Any]:
-        from midstream.run.desk_sample import continued
-        from midstream.sample.choose import Choice
-        from midstream.sample.generate import Options
-
-        specs = [edit.spec(self._desk.lenses()) for edit in ask.edits]
-        options = Options(ask.tokens, Choice(temperature=ask.temperature, top_p=ask.top_p), seed=ask.seed)
-        return continued(self._desk.model, ask.text, options, specs, ask.anchor)
-
-    def code(self, ask: ReadAsk) -> dict[str, str]:
-        known, chosen = self._desk.lenses(), self._desk.chosen
-        lenses, edits = [known.get(name, name) for name in ask.lenses], [edit.spec(known) for edit in ask.edits]
-        named = {"model": None if chosen == "default" else chosen, "lens": lenses, "edit": edits}
-        named |= {
-            "site": ask.sites if ask.sites != ["resid_post"] else [],
-            "every": None if ask.every == 1 else ask.every,
-        }
-        named |= {"top-k": None if ask.top_k == 10 else ask.top_k}
-        return {"command": _command(ask, named), "python": _python(ask, named)}
-
-
-def _command(ask: ReadAsk, named: dict[str, Any]) -> str:
-    words = ["midstream", "read"]
-    for name, value in named.items():
-        for one in value if isinstance(value, list) else [] if value is None else [value]:
-            words += [f"--{name}", str(one)]
-    words += ["--versus"] if ask.edits else []
-    words += ["--special"] if ask.special else []
-    return shlex.join([*words, *(["--"] if ask.text.startswith("-") else []), ask.text])
-
-
-def _python(ask: ReadAsk, named: dict[str, Any]) -> str:
-    names = {"edit": "edits", "top-k": "top_k"}
-    given = {names.get(name, name): value for name, value in named.items() if value and name != "model"}
-    given |= ({"versus": True} if ask.edits else {}) | ({"special": True} if ask.special else {})
-    options = "".join(f", {name}={value!r}" for name, value in given.items())
-    model = "" if named["model"] is None else repr(named["model"])
-    return (
-        f"import midstream as ms\n\nmodel = ms.load({model})\n"
-        f"reading = ms.read(model, {ask.text!r}{options})\nreading.show()\n"
-    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from midstream.errors import RequestError, choices
+from midstream.errors import MidstreamError, RequestError, choices
 from midstream.lens.file import folder
 from midstream.lens.lens import BUILT_IN
 from midstream.lens.read.reading import read_by_layers, read_chunks
@@ -67,34 +68,48 @@ class Desk:
     """One model, and what can be asked of it.
 
     Attributes:
-        load: name -> model, as ``model.load.load``.
-        models: names that may be chosen, the first one at first.
+        load: what names a model -> the model, as ``model.load.load``.
+        models: name that may be chosen -> what ``load`` takes for it; the first one is loaded at first.
         folders: folders whose lens files may be chosen by name, beside the model's own lens folder.
         most: tokens of a text that are read at once.
     """
 
     load: Callable[[str], Model]
-    models: Sequence[str]
+    models: Mapping[str, str]
     folders: Sequence[Path] = ()
     most: int = 2048
     chosen: str = field(init=False)
-    model: Model = field(init=False)
+    _model: Model | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Load the first model."""
-        self.chosen = self.models[0]
-        self.model = self.load(self.chosen)
+        self.chosen = next(iter(self.models))
+        self._model = self.load(self.models[self.chosen])
+
+    @property
+    def model(self) -> Model:
+        """The one in memory. Raises RequestError while there is none."""
+        if self._model is None:
+            raise RequestError("no model is in memory: wait until one is loaded, or choose another.")
+        return self._model
 
     def choose(self, name: str) -> None:
-        """Another model in place of this one, which stays where the other cannot be loaded.
+        """Another model in place of this one, which leaves memory first, and comes back where the other cannot be had.
 
         Raises RequestError for a name that is not among ``models``, and as ``load``.
         """
         if name not in self.models:
             raise choices("model", name, self.models)
-        if name != self.chosen:
-            self.model = self.load(name)
-            self.chosen = name
+        if name == self.chosen and self._model is not None:
+            return
+        self._model = None
+        gc.collect()  # modules refer to themselves through their hooks
+        try:
+            self._model = self.load(self.models[name])
+        except MidstreamError:
+            self._model = self.load(self.models[self.chosen])
+            raise
+        self.chosen = name
 
     def lenses(self) -> dict[str, str]:
         """Name of a lens -> what ``lens.find`` takes for it: built in, in the lens folder, then the given folders'."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 
-from midstream.errors import RequestError, choices
+from midstream.errors import RequestError
 from midstream.record import Array, ReadingTable
 
 MEASURES = {
@@ -17,7 +17,7 @@ MEASURES = {
     "entropy": "entropy, nats",
     "kl_final_lens": "KL(output ‖ reading), nats",
 }
-"""What the curves show: a mean over the positions that both have."""
+"""What the curves show: a mean over the positions that both have and after which the same token came."""
 
 
 def aligned(one: ReadingTable, other: ReadingTable) -> list[tuple[int, int]]:
@@ -28,47 +28,53 @@ def aligned(one: ReadingTable, other: ReadingTable) -> list[tuple[int, int]]:
     return [(places[0][a + i], places[1][b + i]) for a, b, size in found for i in range(size)]
 
 
-def difference(one: ReadingTable, other: ReadingTable, one_lens: str, other_lens: str) -> ReadingTable:
-    """The second reading beside the first: its rows, with the first's numbers as what was before.
+def difference(one: ReadingTable, other: ReadingTable) -> ReadingTable:
+    """The second reading by its first lens, with what the first reading's first lens had as what was before.
 
-    Rows that the first lacks (another token, layer or site) keep NaN there, ranks and ids -1. Raises RequestError for
-    a lens that a reading does not have, for lenses about different tokens, and where no token agrees.
+    Rows that the first lacks (another token, layer or site) keep NaN there, ranks and ids -1; so do log-probability and
+    rank where another token came after, and best tokens whose id is another token to the second. The provenance is the
+    second's, the first's in its settings as ``less``. Raises RequestError for lenses about different tokens, and where
+    no token agrees.
     """
-    rows = [_rows(table, lens) for table, lens in ((one, one_lens), (other, other_lens))]
+    rows = [_rows(table) for table in (one, other)]
     offsets = [
         int(table.columns["offset"][next(iter(found.values()))])
         for table, found in zip((one, other), rows, strict=True)
     ]
     if offsets[0] != offsets[1]:
         raise RequestError(
-            f"{one_lens} is about the token at {offsets[0]:+d} and {other_lens} at {offsets[1]:+d}: expected lenses "
-            "about the same token."
+            f"{_lens(one)} is about the token at {offsets[0]:+d} and {_lens(other)} at {offsets[1]:+d}: expected "
+            "lenses about the same token."
         )
     pairs = {b: a for a, b in aligned(one, other)}
     if not pairs:
         raise RequestError("the two texts have no token in common: nothing can be compared.")
     mine = np.array(list(rows[1].values()))
     before = np.array([rows[0].get((layer, site, pairs.get(at, -1)), -1) for layer, site, at in rows[1]])
+    came = [_texts(table, table.columns["target_id"][at]) for table, at in ((one, before), (other, mine))]
     columns = {name: values[mine] for name, values in other.columns.items() if not _versus(name)}
-    for name in ("logprob", "rank", "entropy"):
-        columns[f"unedited_{name}"] = _taken(one.columns[name], before)
-    columns["unedited_top_id"] = _taken(one.columns["top_ids"][:, 0], before)
+    for name in ("logprob", "rank"):
+        columns[f"unedited_{name}"] = _taken(one.columns[name], np.where(came[0] == came[1], before, -1))
+    columns["unedited_entropy"] = _taken(one.columns["entropy"], before)
+    columns["unedited_top_id"] = _taken(_known(one, other), before)
     columns["kl_unedited"] = np.full(len(mine), np.nan, np.float32)
-    return replace(other, columns=columns, vocabulary=one.vocabulary | other.vocabulary, watched=_none(other))
+    stamp = replace(other.provenance, settings={**other.provenance.settings, "less": asdict(one.provenance)})
+    vocabulary = one.vocabulary | other.vocabulary
+    return replace(other, columns=columns, vocabulary=vocabulary, watched=_none(other), provenance=stamp)
 
 
-def curves(one: ReadingTable, other: ReadingTable, one_lens: str, other_lens: str) -> dict[str, Any]:
-    """Means by layer of the stream after the blocks, over the positions that both have and that a token came after.
+def curves(one: ReadingTable, other: ReadingTable) -> dict[str, Any]:
+    """Means by layer of the stream after the blocks, over the positions at which the same token came after the same.
 
     ``{"layers", "positions", "measures": {name: {"label", "one", "other"}}}``; a layer that one lacks is null there.
     """
-    pairs = aligned(one, other)
+    came = [_came(table) for table in (one, other)]
+    pairs = [(a, b) for a, b in aligned(one, other) if a in came[0] and came[0][a] == came[1].get(b)]
     found: dict[str, Any] = {name: {"label": label} for name, label in MEASURES.items()}
     layers = sorted({layer for table in (one, other) for layer in table.columns["layer"].tolist()})
-    for side, (table, lens) in enumerate(((one, one_lens), (other, other_lens))):
-        places = np.array([pair[side] for pair in pairs])
-        own = (table.columns["lens"] == lens) & (table.columns["site"] == "resid_post")
-        own &= np.isin(table.columns["position"], places) & (table.columns["target_id"] >= 0)
+    for side, table in enumerate((one, other)):
+        own = (table.columns["lens"] == _lens(table)) & (table.columns["site"] == "resid_post")
+        own &= np.isin(table.columns["position"], [pair[side] for pair in pairs])
         for name in MEASURES:
             values = (table.columns["rank"] == 1).astype(float) if name == "accuracy" else table.columns[name]
             found[name]["other" if side else "one"] = [
@@ -77,12 +83,32 @@ def curves(one: ReadingTable, other: ReadingTable, one_lens: str, other_lens: st
     return {"layers": layers, "positions": len(pairs), "measures": found}
 
 
-def _rows(table: ReadingTable, lens: str) -> dict[tuple[int, str, int], int]:
-    """(layer, site, position) -> row, of one lens."""
+def _came(table: ReadingTable) -> dict[int, str]:
+    """Position -> the token that came there, as its first lens is asked for it; not where none came."""
+    rows = {at: row for (_, _, at), row in _rows(table).items()}
+    ids = table.columns["target_id"][list(rows.values())].tolist()
+    return {at: table.vocabulary[token] for at, token in zip(rows, ids, strict=True) if token >= 0}
+
+
+def _texts(table: ReadingTable, ids: Array) -> Array:
+    return np.array([table.vocabulary.get(token, "") for token in ids.tolist()], dtype=object)
+
+
+def _known(one: ReadingTable, other: ReadingTable) -> Array:
+    """The first's best tokens, -1 for those whose id is another token to the second."""
+    best = one.columns["top_ids"][:, 0]
+    mine, its = _texts(one, best), _texts(other, best)
+    return np.where((its == "") | (mine == its), best, -1)
+
+
+def _lens(table: ReadingTable) -> str:
+    return str(table.columns["lens"][0])
+
+
+def _rows(table: ReadingTable) -> dict[tuple[int, str, int], int]:
+    """(layer, site, position) -> row, of its first lens."""
     columns = table.columns
-    own = np.flatnonzero(columns["lens"] == lens)
-    if not len(own):
-        raise choices("lens", lens, dict.fromkeys(columns["lens"].tolist()))
+    own = np.flatnonzero(columns["lens"] == _lens(table))
     keys = zip(*(columns[name][own].tolist() for name in ("layer", "site", "position")), strict=True)
     return dict(zip(keys, own.tolist(), strict=True))
 

@@ -20,12 +20,15 @@ from midstream.record import Array, as_list
 from midstream.view import compare, pack
 from midstream.view.wire import Sent
 from midstream.web import pages, shelf
-from midstream.web.ask import CompareAsk, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
+from midstream.web.ask import FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
 from midstream.web.desk import Desk, Kept
 from midstream.web.export import export
 from midstream.web.line import FullError, Line, Place
 from midstream.web.readings import GoneError, Readings
 from midstream.web.told import Events, Told
+
+CHANGE = "logprob_change"
+"""What colours the grid of a difference."""
 
 
 def app(desk: Desk, stores: Mapping[str, Path] | None = None, studies: Mapping[str, Path] | None = None) -> FastAPI:
@@ -111,22 +114,24 @@ def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         found = await line.once(lambda: desk.near(shown, ask))
         return [{"position": position, "cosine": cosine} for position, cosine in found]
 
-    @made.post("/api/compare")
-    def compared(ask: CompareAsk) -> dict[str, Any]:
-        """Two readings: a grid of the second with what the first had, packed as in a page, and means by layer."""
-        one, other = readings[ask.one].table, readings[ask.other].table
-        lenses = [
-            table.columns["lens"][0] if named is None else named
-            for table, named in ((one, ask.one_lens), (other, ask.other_lens))
-        ]
-        table = compare.difference(one, other, *lenses)
-        packed = base64.b64encode(pack.pack(table, statistic="logprob_change")).decode()
-        return {"packed": packed, **compare.curves(one, other, *lenses)}
-
     @made.get("/api/readings/{name}.{form}")
     def exported(name: str, form: str) -> Any:
         """A reading that was shown, as a file: json, csv, parquet, html, svg or png."""
-        return export(readings[name], form)
+        kept = readings[name]
+        return export(kept.table, form, name="reading", statistic=kept.statistic)
+
+    @made.get("/api/differences/{one}/{other}.{form}")
+    def exported_difference(one: str, other: str, form: str) -> Any:
+        """The second of two readings with what the first had, as a file."""
+        table = compare.difference(readings[one].table, readings[other].table)
+        return export(table, form, name="difference", statistic=CHANGE)
+
+    @made.get("/api/differences/{one}/{other}")
+    def compared(one: str, other: str) -> dict[str, Any]:
+        """The second of two readings with what the first had, by the first lens of each: a packed grid, and curves."""
+        tables = readings[one].table, readings[other].table
+        packed = base64.b64encode(pack.pack(compare.difference(*tables), statistic=CHANGE)).decode()
+        return {"packed": packed, **compare.curves(*tables)}
 
 
 async def _events(line: Line, work: Callable[[], Iterator[tuple[str, Any]]]) -> Events:

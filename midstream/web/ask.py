@@ -122,15 +122,6 @@ class NearAsk(Ask):
     site: Site = "resid_post"
 
 
-class CompareAsk(Ask):
-    """Two readings, the second less the first where their tokens agree; of each its first lens unless one is named."""
-
-    one: Name
-    other: Name
-    one_lens: Name | None = None
-    other_lens: Name | None = None
-
-
 class ModelAsk(Ask):
     """Another model in place of the one in memory."""
 

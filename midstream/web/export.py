@@ -12,7 +12,6 @@ from midstream.errors import choices
 from midstream.record import ReadingTable
 from midstream.store.write import write_csv, write_parquet
 from midstream.view import html, plot
-from midstream.web.desk import Kept
 
 TYPES = {
     "json": "application/json",
@@ -24,16 +23,15 @@ TYPES = {
 }
 
 
-def export(kept: Kept, form: str) -> Response:
-    """The file, to be saved under ``reading.FORM`` and opened by no browser in our place. Raises RequestError."""
+def export(table: ReadingTable, form: str, *, name: str, statistic: str) -> Response:
+    """The file, to be saved under ``NAME.FORM`` and opened by no browser in our place. Raises RequestError."""
     if form not in TYPES:
         raise choices("kind of file", form, TYPES)
-    headers = {"content-disposition": f'attachment; filename="reading.{form}"'}
-    return Response(_made(kept, form), media_type=TYPES[form], headers=headers)
+    headers = {"content-disposition": f'attachment; filename="{name}.{form}"'}
+    return Response(_made(table, form, statistic), media_type=TYPES[form], headers=headers)
 
 
-def _made(kept: Kept, form: str) -> bytes:
-    table = kept.table
+def _made(table: ReadingTable, form: str, statistic: str) -> bytes:
     if form == "json":
         return table.json().encode()
     if form == "csv":
@@ -43,8 +41,8 @@ def _made(kept: Kept, form: str) -> bytes:
     if form == "parquet":
         return _parquet(table)
     if form == "html":
-        return html.page(table, statistic=kept.statistic).encode()
-    return plot.render(table, form, statistic=kept.statistic)
+        return html.page(table, statistic=statistic).encode()
+    return plot.render(table, form, statistic=statistic)
 
 
 def _parquet(table: ReadingTable) -> bytes:

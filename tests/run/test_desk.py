@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
 from lens_sample import sample
 
-from midstream.errors import RequestError
+from midstream.errors import MidstreamError, RequestError
 from midstream.lens.file.artifact import save
 from midstream.model.load import load
 from midstream.run.desk import Desk, TooLongError
@@ -17,7 +18,7 @@ def desk(tiny, tiny_folder, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     save(sample(tiny), tmp_path / "mine" / "first.safetensors")
     (tmp_path / "mine" / "broken.safetensors").write_bytes(b"no lens")
-    return Desk(load, (str(tiny_folder), "nowhere/at-all"), (tmp_path / "mine",), most=40)
+    return Desk(load, {"tiny": str(tiny_folder), "other": "nowhere/at-all"}, (tmp_path / "mine",), most=40)
 
 
 def test_the_outline_is_what_comes(desk):
@@ -58,17 +59,32 @@ def test_a_lens_that_is_broken_says_so(desk):
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_other(desk):
-    before = desk.model
-    with pytest.raises(RequestError, match="nowhere/at-all"):
-        desk.choose("nowhere/at-all")
+    with pytest.raises(MidstreamError, match="nowhere/at-all"):
+        desk.choose("other")
     with pytest.raises(RequestError, match="unknown model"):
         desk.choose("/etc")
-    assert desk.model is before
+    assert desk.chosen == "tiny"
+    assert len(desk.show("a king was there", {}, command="").outline.tokens) > 3
+
+
+def test_one_model_is_in_memory_at_a_time(desk, tiny_folder):
+    before, held = weakref.ref(desk.model.module), []
+
+    def second(name):
+        held.append(before() is not None)
+        with pytest.raises(RequestError, match="no model is in memory"):
+            desk.show("a king was there", {}, command="")
+        return load(tiny_folder)
+
+    desk.load = second
+    desk.choose("other")
+    assert held == [False]
+    assert desk.chosen == "other"
 
 
 def test_what_another_model_has_read_is_not_asked_of_this_one(desk, monkeypatch):
     shown = desk.show("a king was there", {}, command="")
-    desk.model = SimpleNamespace(name="other", fingerprint=SimpleNamespace(identity="other"))
+    desk._model = SimpleNamespace(name="other", fingerprint=SimpleNamespace(identity="other"))
     with pytest.raises(RequestError, match="other is in memory"):
         desk.follow(shown, 0, [5])
 

@@ -21,7 +21,7 @@ TEXT = "a king was there " * 9
 def sent(tiny, monkeypatch):
     """All blocks of a reading in several chunks, and the reading itself."""
     monkeypatch.setattr(cutting, "CHUNK", 20)
-    desk = Desk(lambda _: tiny, ("tiny",))
+    desk = Desk(lambda _: tiny, {"tiny": "tiny"})
     options = {"lens": ["logit", "input"], "site": "all", "every": 7}
     shown = desk.show(TEXT, options, command="here")
     found = Sent(shown.outline)
@@ -93,6 +93,6 @@ def test_a_lens_of_a_file_is_sent_under_its_name(tiny, tmp_path):
     from midstream.lens.file.artifact import save
 
     save(sample(tiny), tmp_path / "x.safetensors")
-    desk = Desk(lambda _: tiny, ("tiny",), (tmp_path,))
+    desk = Desk(lambda _: tiny, {"tiny": "tiny"}, (tmp_path,))
     shown = desk.show(TEXT, {"lens": [f"{tmp_path.name}/x"], "every": 10}, command="")
     assert Sent(shown.outline).opening()["grids"][0]["lens"] == "tuned"

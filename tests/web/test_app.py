@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from midstream.__main__ import main
-from midstream.cli.serve import _Handed
+from midstream.cli.handed import Handed
 from midstream.model.load import load
 from midstream.run.desk import Desk
 from midstream.web.app import app
@@ -23,8 +23,8 @@ TEXT = "a king was there and asked why"
 
 @pytest.fixture(scope="module")
 def client(tiny_folder):
-    desk = Desk(load, (str(tiny_folder), "nowhere/at-all"), most=200)
-    with TestClient(Guard(app(_Handed(desk)), Rules(frozenset({"testserver"}), most=100_000))) as client:
+    desk = Desk(load, {str(tiny_folder): str(tiny_folder), "nowhere/at-all": "nowhere/at-all"}, most=200)
+    with TestClient(Guard(app(Handed(desk)), Rules(frozenset({"testserver"}), most=100_000))) as client:
         yield client
 
 
@@ -154,15 +154,22 @@ def test_a_continuation_comes_beside_the_one_without_edits(client):
 def test_two_readings_are_compared_where_their_tokens_agree(client):
     one = read(client, text="a king was there and asked why")[-1][1]["reading"]
     other = read(client, text="a king is there and asked why")[-1][1]["reading"]
-    found = client.post("/api/compare", json={"one": one, "other": other}).json()
+    path = f"/api/differences/{one}/{other}"
+    found = client.get(path).json()
     assert found["layers"] == list(range(31))
     assert 0 < found["positions"] < len("a king was there and asked why")
     assert len(found["measures"]["logprob"]["one"]) == 31
-    same_ = client.post("/api/compare", json={"one": one, "other": one}).json()
+    same_ = client.get(f"/api/differences/{one}/{one}").json()
     for measure in same_["measures"].values():
         assert measure["one"] == measure["other"]
+    kept = client.get(f"{path}.json")
+    assert "difference.json" in kept.headers["content-disposition"]
+    assert kept.json()["provenance"]["settings"]["less"]["model"]
+    assert any(value is not None for value in kept.json()["columns"]["unedited_logprob"])
+    assert {client.get(f"{path}.{form}").status_code for form in ("html", "svg", "png", "csv", "parquet")} == {200}
     lens = read(client, lenses=["input"])[-1][1]["reading"]
-    assert "about the same token" in client.post("/api/compare", json={"one": one, "other": lens}).json()["error"]
+    assert "about the same token" in client.get(f"/api/differences/{one}/{lens}").json()["error"]
+    assert client.get(f"/api/differences/{one}/gone.csv").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def opened(browser, address):
             lambda request: request.url.startswith((address, "data:", "blob:")) or trouble.append(request.url),
         )
         page.goto(address + fragment)
-        page.get_by_role("button", name="Read", exact=True).nth(1).wait_for()
+        page.locator("form .main").first.wait_for()
         contexts.append(made)
         return page
 
@@ -159,6 +159,32 @@ def test_a_cell_shows_every_lens_and_the_nearest_positions(opened):
     until(page, "document.querySelector('.near li') || document.body.innerText.includes('attention sink')")
 
 
+def test_a_cell_is_edited_where_it_is(opened):
+    page = opened()
+    go(page)
+    page.locator(".ms-scroller").focus()
+    for key in ("End", "PageDown", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    page.get_by_role("button", name="anchor this layer").click()
+    assert page.get_by_label("anchor").input_value() == "1:0.1"
+    page.get_by_role("button", name="add a token").click()
+    until(page, "document.activeElement.closest('.edits') !== null")
+    page.keyboard.type(" king")
+    assert page.get_by_label("at layers").input_value() == "1"
+    assert (
+        int(page.get_by_label("positions").input_value())
+        == int(page.locator(".ms-scroller").get_attribute("aria-colcount")) - 2
+    )
+    page.get_by_role("button", name="Read", exact=True).nth(1).click()
+    until(page, "document.querySelector('select') && location.hash.includes('kl_unedited')")
+    page.get_by_text("Save as").wait_for()
+    page.locator(".ms-scroller").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="take its top token out").click()
+    until(page, "document.querySelectorAll('.edits li').length === 2 && !!document.querySelector('.keep')")
+    assert page.get_by_label("token", exact=True).nth(1).input_value() != ""
+
+
 def test_an_edit_moves_the_grid_and_the_continuation(opened):
     page = opened()
     page.get_by_role("button", name="Edit the stream").click()
@@ -209,13 +235,21 @@ def test_a_hostile_token_is_text(opened):
     assert page.evaluate("typeof window.__pwned") == "undefined"
 
 
-def test_two_prompts_are_compared(opened):
+def test_two_prompts_are_compared(opened, address):
     page = opened()
     page.get_by_role("button", name="Compare").first.click()
+    page.get_by_label("Text").first.fill(TEXT)
     page.get_by_label("Text").nth(1).fill("a king is there and asked why")
     page.locator("form").get_by_role("button", name="Compare").click()
     page.get_by_role("region", name="means by layer").wait_for()
     assert page.get_by_label("Colour").input_value() == "logprob_change"
+    link = page.get_by_role("link", name="csv").get_attribute("href")
+    with urllib.request.urlopen(address + link.removeprefix("/")) as response:
+        assert b"unedited_logprob" in response.read()
+    other = opened(page.evaluate("location.hash"))
+    other.get_by_role("region", name="means by layer").wait_for()
+    curves = "document.querySelector('.curves').innerHTML"
+    assert other.evaluate(curves) == page.evaluate(curves)
 
 
 def test_stores_and_studies_are_opened(opened):

@@ -8,7 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 import midstream as ms
-from midstream.cli.serve import _Handed, _stores, _studies
+from midstream.cli.handed import Handed
+from midstream.cli.serve import _stores, _studies
 from midstream.errors import RequestError
 from midstream.run.desk import Desk
 from midstream.view import study_file
@@ -27,8 +28,8 @@ def client(tiny, tmp_path_factory):
     (folder / "studies" / "sample").mkdir(parents=True)
     study_file.write(report(), folder / "studies" / "sample")
     shelf = _stores([folder / "store"]), _studies(folder / "studies")
-    desk = Desk(lambda _: tiny, ("tiny",))
-    with TestClient(Guard(app(_Handed(desk), *shelf), Rules(frozenset({"testserver"})))) as client:
+    desk = Desk(lambda _: tiny, {"tiny": "tiny"})
+    with TestClient(Guard(app(Handed(desk), *shelf), Rules(frozenset({"testserver"})))) as client:
         client.folder = folder
         yield client
 

@@ -14,7 +14,7 @@ export function App() {
   const [desk, setDesk] = useState<Desk | null>(null);
   const [said, setSaid] = useState("");
   const written = useRef("");
-  const linked = useRef(location.hash.includes("text="));
+  const linked = useRef(/[#&](text|side)=/.test(location.hash));
 
   const change = useCallback((part: Partial<State>) => setState((old) => ({ ...old, ...part })), []);
 
@@ -74,7 +74,7 @@ export function App() {
       <p class="said" role="status">{said}</p>
       <main>
         {desk && state.page === "read" && <Read desk={desk} state={state} change={change} linked={linked.current} />}
-        {desk && state.page === "compare" && <Compare desk={desk} start={state.wish} choose={choose} />}
+        {desk && state.page === "compare" && <Compare desk={desk} state={state} change={change} choose={choose} linked={linked.current} />}
         {state.page === "shelf" && <Shelf />}
       </main>
     </>

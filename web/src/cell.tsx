@@ -3,6 +3,8 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Data, Grid, MidstreamGrid } from "./grid";
 import { post } from "./server";
+import { type Edit, EDIT } from "./state";
+import { textOf } from "./token";
 
 const SHOWN = 5;
 
@@ -11,7 +13,16 @@ interface Near {
   cosine: number;
 }
 
-export function Cell({ grid, reading, row, col }: { grid: MidstreamGrid; reading: string; row: number; col: number }) {
+interface Given {
+  grid: MidstreamGrid;
+  reading: string;
+  row: number;
+  col: number;
+  edit: (edit: Edit) => void;
+  anchor: (layer: number) => void;
+}
+
+export function Cell({ grid, reading, row, col, edit, anchor }: Given) {
   const { data } = grid as unknown as { data: Data };
   const here = grid.grid;
   const [layer, site, position] = [here.layers[row]!, here.sites[row]!, here.positions[col]!];
@@ -25,6 +36,9 @@ export function Cell({ grid, reading, row, col }: { grid: MidstreamGrid; reading
   }, [reading, layer, site, position]);
 
   const line = grid.rows.indexOf(row);
+  const top = here.topIds[row * here.positions.length + col]!;
+  const token = top >= 0 ? textOf(data.vocabulary[top]!) : null;
+  const at = { ...EDIT, layers: String(layer), positions: String(position), site, token: token ?? "" };
   return (
     <section class="cell" aria-label="this cell">
       <h2>Layer {here.labels[row]}, position {position}: <Token text={data.vocabulary[here.tokens[col]!]!} /></h2>
@@ -46,6 +60,13 @@ export function Cell({ grid, reading, row, col }: { grid: MidstreamGrid; reading
           <p class="soft">Cosine of the stream there, less its mean over the text.</p>
         </div>
       </div>
+      <p class="here">
+        Here:{" "}
+        <button type="button" disabled={token === null} onClick={() => edit({ ...at, kind: "project_out" })}>take its top token out</button>
+        <button type="button" onClick={() => edit({ ...at, amount: 0.3, token: "" })}>add a token</button>
+        <button type="button" onClick={() => edit({ ...at, kind: "patch", token: "" })}>patch from another text</button>
+        {site === "resid_post" && <button type="button" onClick={() => anchor(layer)}>anchor this layer</button>}
+      </p>
     </section>
   );
 }

@@ -3,15 +3,10 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Curves, type Measure } from "./curves";
 import type { MidstreamGrid } from "./grid";
+import { Files } from "./keep";
 import { asked, read } from "./reading";
-import { type Desk, post, Refusal } from "./server";
-import type { Wish } from "./state";
-
-interface Side {
-  text: string;
-  lens: string;
-  model: string;
-}
+import { type Desk, get, Refusal } from "./server";
+import type { Side, State } from "./state";
 
 interface Compared {
   packed: string;
@@ -20,72 +15,92 @@ interface Compared {
   measures: Record<string, Measure>;
 }
 
-type Choose = (model: string) => Promise<Desk | null>;
+interface Given {
+  desk: Desk;
+  state: State;
+  change: (part: Partial<State>) => void;
+  choose: (model: string) => Promise<Desk | null>;
+  /** Whether the page was opened by a link that names what is compared: it is read at once. */
+  linked: boolean;
+}
 
-export function Compare({ desk, start, choose }: { desk: Desk; start: Wish; choose: Choose }) {
-  const side = { text: start.text, lens: desk.usual[0]!, model: desk.model };
-  const [sides, setSides] = useState<[Side, Side]>([side, { ...side, lens: desk.usual[1] ?? side.lens }]);
+export function Compare({ desk, state, change, choose, linked }: Given) {
+  const first = { text: state.wish.text, lens: desk.usual[0]!, model: desk.model };
+  const sides = state.sides ?? [first, { ...first, lens: desk.usual[1] ?? first.lens }];
   const [said, setSaid] = useState("");
   const [wrong, setWrong] = useState(false);
-  const [found, setFound] = useState<Compared | null>(null);
+  const [busy, setBusy] = useState(false);
+  const [found, setFound] = useState<(Compared & { path: string }) | null>(null);
   const home = useRef<HTMLDivElement>(null);
   const grid = useRef<MidstreamGrid | null>(null);
   const running = useRef<AbortController | null>(null);
 
-  useEffect(() => () => {
-    running.current?.abort();
-    grid.current?.remove();
+  useEffect(() => {
+    if (linked && state.sides) go();
+    return () => {
+      running.current?.abort();
+      grid.current?.remove();
+    };
   }, []);
 
-  const put = (at: number, part: Partial<Side>) => setSides((old) => old.map((one, i) => (i === at ? { ...one, ...part } : one)) as [Side, Side]);
+  const put = (at: number, part: Partial<Side>) => change({ sides: sides.map((one, i) => (i === at ? { ...one, ...part } : one)) as [Side, Side] });
+
+  /** Reads one side, by its model; the name of the reading. Raises Refusal, or an abort. */
+  const one = async (side: Side, name: string, current: Desk, signal: AbortSignal): Promise<[string, Desk]> => {
+    setSaid(`Reading the ${name} …`);
+    const chosen = side.model === current.model ? current : await choose(side.model);
+    if (!chosen) throw new Refusal({ error: `The ${name} was not read: its model could not be loaded.` });
+    const quiet = { place: (ahead: number) => setSaid(`Waiting: ${ahead} before you.`), begun: () => undefined, more: () => undefined };
+    const wish = { text: side.text, lenses: [side.lens], inside: false, edits: [], anchor: "" };
+    return [(await read(asked(wish, chosen.sites), quiet, signal)).reading, chosen];
+  };
 
   const go = async () => {
     running.current?.abort();
     const mine = (running.current = new AbortController());
     setWrong(false);
     setFound(null);
+    setBusy(true);
     try {
-      const names: string[] = [];
-      let current = desk;
-      for (const [number, one] of sides.entries()) {
-        setSaid(number ? "Reading the second …" : "Reading the first …");
-        if (one.model !== current.model) {
-          const other = await choose(one.model);
-          if (!other) return setSaid("");
-          current = other;
-        }
-        const wish: Wish = { text: one.text, lenses: [one.lens], inside: false, edits: [] };
-        const quiet = { place: (ahead: number) => setSaid(`Waiting: ${ahead} before you.`), begun: () => undefined, more: () => undefined };
-        names.push((await read(asked(wish, current.sites), quiet, mine.signal)).reading);
-      }
-      const compared = await post<Compared>("/api/compare", { one: names[0], other: names[1] });
+      const [before, current] = await one(sides[0]!, "first", desk, mine.signal);
+      const [after] = await one(sides[1]!, "second", current, mine.signal);
+      const path = `/api/differences/${before}/${after}`;
+      const compared = await get<Compared>(path);
       const data = await window.MidstreamGrid.unpack(compared.packed);
       grid.current?.remove();
       grid.current = new window.MidstreamGrid(home.current!, data);
-      setFound(compared);
-      setSaid(`Second less first, at the ${compared.positions.toLocaleString("en-US")} positions whose token both have.`);
+      setFound({ ...compared, path });
+      setSaid(`Second less first, where both have the same token; means over ${compared.positions.toLocaleString("en-US")} positions after which the same came.`);
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      setSaid(error.message);
-      setWrong(true);
+      if (error instanceof Refusal) {
+        setSaid(error.message);
+        setWrong(true);
+      } else if (!mine.signal.aborted) throw error;
+      else if (running.current === mine) setSaid("Stopped.");
+    } finally {
+      if (running.current === mine) setBusy(false);
     }
   };
 
   return (
     <>
       <form class="compare" onSubmit={(event) => { event.preventDefault(); go(); }}>
-        {sides.map((one, at) => (
+        {sides.map((side, at) => (
           <fieldset>
             <legend>{at ? "Second" : "First"}</legend>
-            <label>Text <textarea rows={3} spellcheck={false} value={one.text} onInput={(event) => put(at, { text: event.currentTarget.value })} /></label>
-            <Pick label="Lens" values={desk.lenses} value={one.lens} set={(lens) => put(at, { lens })} />
-            {desk.models.length > 1 && <Pick label="Model" values={desk.models} value={one.model} set={(model) => put(at, { model })} />}
+            <label>Text <textarea rows={3} spellcheck={false} value={side.text} onInput={(event) => put(at, { text: event.currentTarget.value })} /></label>
+            <Pick label="Lens" values={desk.lenses} value={side.lens} set={(lens) => put(at, { lens })} />
+            {desk.models.length > 1 && <Pick label="Model" values={desk.models} value={side.model} set={(model) => put(at, { model })} />}
           </fieldset>
         ))}
-        <button type="submit" class="main">Compare</button>
+        <span class="buttons">
+          <button type="submit" class="main">Compare</button>
+          <button type="button" disabled={!busy} onClick={() => running.current?.abort()}>Stop</button>
+        </span>
       </form>
       <p class={wrong ? "said wrong" : "said"} role={wrong ? "alert" : "status"}>{said}</p>
       <div ref={home} class="reading" />
+      {found && <section class="keep" aria-label="keep"><Files path={found.path} name="difference" /></section>}
       {found && <Curves layers={found.layers} measures={found.measures} names={["first", "second"]} />}
     </>
   );
@@ -96,7 +111,7 @@ function Pick({ label, values, value, set }: { label: string; values: string[]; 
     <label>
       {label}{" "}
       <select value={value} onChange={(event) => set(event.currentTarget.value)}>
-        {values.map((name) => <option>{name}</option>)}
+        {(values.includes(value) ? values : [value, ...values]).map((name) => <option>{name}</option>)}
       </select>
     </label>
   );

@@ -5,6 +5,11 @@ import type { Ended } from "./reading";
 
 const FORMS = ["html", "svg", "png", "csv", "json", "parquet"];
 
+/** Links to what is at a path, as files. */
+export function Files({ path, name }: { path: string; name: string }) {
+  return <span>Save as {FORMS.map((form) => <a href={`${path}.${form}`} download={`${name}.${form}`}>{form}</a>)}</span>;
+}
+
 export function Keep({ ended }: { ended: Ended }) {
   const [copied, setCopied] = useState("");
   const copy = async (name: string, text: string) => {
@@ -13,7 +18,7 @@ export function Keep({ ended }: { ended: Ended }) {
   };
   return (
     <section class="keep" aria-label="keep">
-      <span>Save as {FORMS.map((form) => <a href={`/api/readings/${ended.reading}.${form}`} download={`reading.${form}`}>{form}</a>)}</span>
+      <Files path={`/api/readings/${ended.reading}`} name="reading" />
       <span>
         Copy{" "}
         <button type="button" onClick={() => copy("link", location.href)}>link</button>

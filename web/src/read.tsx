@@ -8,7 +8,7 @@ import { Keep } from "./keep";
 import { asked, type Ended, exact, read } from "./reading";
 import { Sample } from "./sample";
 import { type Desk, Refusal } from "./server";
-import type { Look, State, Wish } from "./state";
+import type { Edit, Look, State, Wish } from "./state";
 
 interface Said {
   text: string;
@@ -38,6 +38,9 @@ export function Read({ desk, state, change, linked }: Given) {
 
   const set = (part: Partial<Wish>) => change({ wish: { ...wish, ...part } });
 
+  const edited = useRef<boolean | null>(null);
+  const edits = useRef<HTMLDivElement>(null);
+
   const looked = useCallback(() => {
     if (!grid.current) return;
     look.current = lookOf(grid.current, look.current);
@@ -51,6 +54,8 @@ export function Read({ desk, state, change, linked }: Given) {
     let name = "";
     if (text.current !== null && text.current !== wanted.text) look.current = { ...look.current, cell: null, pins: null };
     text.current = wanted.text;
+    if (edited.current !== null && edited.current !== wanted.edits.length > 0) look.current = { ...look.current, statistic: "" };
+    edited.current = wanted.edits.length > 0;
     const wished = look.current;
     setBusy(true);
     setEnded(null);
@@ -98,6 +103,14 @@ export function Read({ desk, state, change, linked }: Given) {
     };
   }, []);
 
+  /** An edit of the cell that was chosen: read at once where it is whole, else its field waits for a text. */
+  const editHere = (edit: Edit) => {
+    const wanted = { ...wish, edits: [...wish.edits, edit] };
+    change({ wish: wanted });
+    if (edit.kind === "project_out") go(wanted);
+    else requestAnimationFrame(() => edits.current?.querySelector<HTMLInputElement>("li:last-child input[type=text]")?.focus());
+  };
+
   const enter = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -118,7 +131,7 @@ export function Read({ desk, state, change, linked }: Given) {
           <button type="button" disabled={!busy} onClick={() => running.current?.abort()}>Stop</button>
         </span>
       </form>
-      <Edits desk={desk} edits={wish.edits} change={(edits) => set({ edits })} />
+      <div ref={edits}><Edits desk={desk} edits={wish.edits} change={(edits) => set({ edits })} /></div>
       <p class={said.wrong ? "said wrong" : "said"} role={said.wrong ? "alert" : "status"}>
         {said.text}{" "}
         {said.first !== undefined && (
@@ -126,9 +139,11 @@ export function Read({ desk, state, change, linked }: Given) {
         )}
       </p>
       <div ref={home} class="reading" />
-      {ended && cell && grid.current && <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} />}
+      {ended && cell && grid.current && (
+        <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} edit={editHere} anchor={(layer) => set({ anchor: `${layer}:0.1` })} />
+      )}
       {ended && <Keep ended={ended} />}
-      <Sample text={wish.text} edits={wish.edits} />
+      <Sample text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
     </>
   );
 }

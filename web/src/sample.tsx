@@ -13,11 +13,17 @@ const ENDS: Record<string, string> = {
   end: "the model ended here", length: "as many as were asked for", context: "its context is full", stop: "stopped at a text",
 };
 
-export function Sample({ text, edits }: { text: string; edits: Edit[] }) {
+interface Given {
+  text: string;
+  edits: Edit[];
+  anchor: string;
+  setAnchor: (anchor: string) => void;
+}
+
+export function Sample({ text, edits, anchor, setAnchor }: Given) {
   const [tokens, setTokens] = useState(40);
   const [temperature, setTemperature] = useState(0);
   const [seed, setSeed] = useState(0);
-  const [anchor, setAnchor] = useState("");
   const [branches, setBranches] = useState<Record<string, Branch>>({});
   const [said, setSaid] = useState("");
   const [busy, setBusy] = useState(false);

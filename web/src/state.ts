@@ -19,6 +19,15 @@ export interface Wish {
   lenses: string[];
   inside: boolean;
   edits: Edit[];
+  /** Of the continuation: LAYER:STRENGTH, or empty. */
+  anchor: string;
+}
+
+/** One of two readings that are compared. */
+export interface Side {
+  text: string;
+  lens: string;
+  model: string;
 }
 
 /** Of the grid: lens, statistic, stride, cell (layer, site, position), pins (lens, position, token id; null: as at first). */
@@ -35,6 +44,7 @@ export interface State {
   model: string;
   wish: Wish;
   look: Look;
+  sides: [Side, Side] | null;
 }
 
 const PAGES = ["read", "compare", "shelf"] as const;
@@ -42,8 +52,9 @@ const PAGES = ["read", "compare", "shelf"] as const;
 export const START: State = {
   page: "read",
   model: "",
-  wish: { text: "The Eiffel Tower is located in the city of", lenses: [], inside: false, edits: [] },
+  wish: { text: "The Eiffel Tower is located in the city of", lenses: [], inside: false, edits: [], anchor: "" },
   look: { lens: "", statistic: "", every: 1, cell: null, pins: null },
+  sides: null,
 };
 
 /** The state in a fragment; what is missing or wrong is as at the start. */
@@ -55,6 +66,7 @@ export function fromFragment(fragment: string): State {
     return [lens.reverse().join("_"), Number(position), Number(token)] as [string, number, number];
   });
   const cell = given.get("cell")?.split(".") ?? [];
+  const [one, other] = given.getAll("side").flatMap((text) => object<Side>(text, ["text", "lens", "model"]));
   return {
     page: PAGES.find((page) => page === given.get("page")) ?? "read",
     model: given.get("model") ?? "",
@@ -62,7 +74,8 @@ export function fromFragment(fragment: string): State {
       text: given.get("text") ?? wish.text,
       lenses: given.getAll("lens"),
       inside: given.has("inside"),
-      edits: given.getAll("edit").flatMap(edit),
+      edits: given.getAll("edit").flatMap((text) => object<Edit>(text, ["kind"])).map((found) => ({ ...EDIT, ...found })),
+      anchor: given.get("anchor") ?? "",
     },
     look: {
       lens: given.get("show") ?? look.lens,
@@ -71,10 +84,11 @@ export function fromFragment(fragment: string): State {
       cell: cell.length === 3 ? [Number(cell[0]), cell[1]!, Number(cell[2])] : null,
       pins: given.has("pin") ? pins.filter(([, position, token]) => Number.isInteger(position) && Number.isInteger(token)) : null,
     },
+    sides: one && other ? [one, other] : null,
   };
 }
 
-export function toFragment({ page, model, wish, look }: State): string {
+export function toFragment({ page, model, wish, look, sides }: State): string {
   const made = new URLSearchParams();
   const add = (name: string, value: string) => value && made.append(name, value);
   add("page", page === "read" ? "" : page);
@@ -83,6 +97,8 @@ export function toFragment({ page, model, wish, look }: State): string {
   for (const lens of wish.lenses) add("lens", lens);
   add("inside", wish.inside ? "1" : "");
   for (const one of wish.edits) add("edit", JSON.stringify(one));
+  add("anchor", wish.anchor);
+  for (const side of sides ?? []) add("side", JSON.stringify(side));
   add("show", look.lens);
   add("colour", look.statistic);
   add("every", look.every === 1 ? "" : String(look.every));
@@ -92,11 +108,11 @@ export function toFragment({ page, model, wish, look }: State): string {
   return `#${made}`;
 }
 
-/** An edit of a fragment: anybody may have written it, and the server checks what it says. */
-function edit(text: string): Edit[] {
+/** An object of a fragment with these texts in it, else none: anybody may have written it, and the server checks what it says. */
+function object<T>(text: string, names: string[]): T[] {
   try {
     const found = JSON.parse(text);
-    return found && typeof found === "object" && typeof found.kind === "string" ? [{ ...EDIT, ...found }] : [];
+    return names.every((name) => typeof found?.[name] === "string") ? [found] : [];
   } catch {
     return [];
   }

@@ -267,7 +267,10 @@ class MidstreamGrid {
       PageUp: { line: 0, col }, PageDown: { line: last.line, col },
     };
     if (moves[event.key]) this.moveTo(moves[event.key], true);
-    else if (event.key === "Enter" || event.key === " ") this.pin(this.cellTop());
+    else if (event.key === "Enter" || event.key === " ") {
+      this.pin(this.cellTop());
+      this.on.chosen?.(this.rows[line], col);
+    }
     else if (/^[1-9]$/.test(event.key) && !far) this.pin(topOf(this.grid, this.rows[line], col)[event.key - 1]?.token ?? -1);
     else if (event.key.toLowerCase() === "l" && !far && this.data.grids.length > 1) this.nextLens(event.shiftKey ? -1 : 1);
     else if (event.key.toLowerCase() === "d" && !far) this.toDecided(col);
