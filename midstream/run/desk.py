@@ -27,7 +27,7 @@ from midstream.run.text import LARGEST_PAGE, count_rows, encode
 from midstream.stream.capture import capture_sites
 from midstream.stream.vector import sinks
 
-GROUP = 6
+GROUP = 10
 """Layers that are read together: a row of 50 tokens takes some 15 ms, and each group costs two rows more."""
 
 NEAREST = 8

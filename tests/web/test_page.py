@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
 import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
+from tests.web.served import AXE, CHROMIUM, fetched, served, until, violations
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 TEXT = "a king was there and asked why"
-
-
-def started(folder, *options, **environment):
-    """A server of its own process on a free port; its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "midstream", "serve", "--port", "0", *options],
-        stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, **environment},
-    )  # fmt: skip
-    for line in process.stderr:
-        if found := re.search(r"http://\S+", line):
-            return process, found[0]
-    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(scope="module")
@@ -46,60 +25,8 @@ def address(tiny, tiny_folder, tmp_path_factory):
     (folder / "studies" / "sample").mkdir(parents=True)
     study_file.write(report(), folder / "studies" / "sample")
     more = ("--store", "store", "--studies", "studies")
-    process, found = started(folder, "--model", str(tiny_folder), "--tokens", "120", *more)
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{found}api/desk").read()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield found
-    process.terminate()
-    process.communicate(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, address):
-    """Opens the page; the test fails if it logs an error, or asks for anything of another site."""
-    contexts, trouble = [], []
-
-    def open_page(fragment: str = "", **context):
-        made = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
-        page = made.new_page()
-        page.on("console", lambda message: message.type in ("error", "warning") and trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith((address, "data:", "blob:")) or trouble.append(request.url),
-        )
-        page.goto(address + fragment)
-        page.locator("form .main").first.wait_for()
-        contexts.append(made)
-        return page
-
-    yield open_page
-    for made in contexts:
-        made.close()
-    assert [text for text in trouble if "status of 4" not in text] == []
-
-
-def until(page, code):
-    """Waits for what a script says; the page's policy allows no script to be made in it."""
-    for _ in range(200):
-        if page.evaluate(code):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never: {code}")
+    with served(folder, "--model", str(tiny_folder), "--tokens", "120", *more) as found:
+        yield found
 
 
 def go(page, text=TEXT):
@@ -111,9 +38,7 @@ def go(page, text=TEXT):
 def test_a_text_is_read_and_its_numbers_are_those_of_the_server(opened, address):
     page = opened()
     go(page)
-    link = page.get_by_role("link", name="json").get_attribute("href")
-    with urllib.request.urlopen(address + link.removeprefix("/")) as response:
-        kept = json.loads(response.read())["columns"]
+    kept = json.loads(fetched(address, page.get_by_role("link", name="json")))["columns"]
     page.locator(".ms-scroller").focus()
     page.keyboard.press("Home")
     page.keyboard.press("PageUp")
@@ -243,9 +168,7 @@ def test_two_prompts_are_compared(opened, address):
     page.locator("form").get_by_role("button", name="Compare").click()
     page.get_by_role("region", name="means by layer").wait_for()
     assert page.get_by_label("Colour").input_value() == "logprob_change"
-    link = page.get_by_role("link", name="csv").get_attribute("href")
-    with urllib.request.urlopen(address + link.removeprefix("/")) as response:
-        assert b"unedited_logprob" in response.read()
+    assert b"unedited_logprob" in fetched(address, page.get_by_role("link", name="csv"))
     other = opened(page.evaluate("location.hash"))
     other.get_by_role("region", name="means by layer").wait_for()
     curves = "document.querySelector('.curves').innerHTML"
@@ -263,9 +186,6 @@ def test_stores_and_studies_are_opened(opened):
     frame = page.frame_locator("iframe.report")
     frame.locator("h1").wait_for()
     assert frame.locator("h1").inner_text() == report().name
-
-
-AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: cd web && npm ci")
@@ -292,9 +212,7 @@ def test_axe_finds_nothing(opened, shown, scheme):
         page.locator(".shelf button").first.click()
         page.get_by_role("button", name="t1").click()
         page.locator(".ms-scroller").wait_for()
-    page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

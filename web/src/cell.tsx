@@ -53,7 +53,7 @@ export function Cell({ grid, reading, row, col, edit, anchor }: Given) {
                 <button type="button" onClick={() => grid.moveTo({ line, col: here.positions.indexOf(at) }, true)}>
                   {at} <Token text={data.vocabulary[here.tokens[here.positions.indexOf(at)]!]!} />
                 </button>
-                <span class="number">{cosine.toFixed(2)}</span>
+                <span class="number">{cosine.toFixed(2).replace("-", "−")}</span>
               </li>
             ))}
           </ol>

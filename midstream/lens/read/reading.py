@@ -142,12 +142,14 @@ def read_by_layers(
     at = positions_of(None, len(encoded.ids))
     readers, wanted = Readers.of(model, request.lenses), document.wanted(at, model)
     verify(model.anatomy, request.edits, len(encoded.ids))
-    parts = [part for number, layers in enumerate(groups) if (part := _of_layers(document, layers, number == 0)).lenses]
+    made = [(_of_layers(document, layers, number == 0), len(layers)) for number, layers in enumerate(groups)]
+    # of a job as large as the whole: the same pass is chosen, and the numbers are those of read_chunks
+    parts = [(part, -(-len(at) * len(request.layers) // layers)) for part, layers in made if part.lenses]
     unedited = cut(model, document.texts.ids, replace(wanted, edits=())) if request.versus else repeat(None)
     for chunk, other in zip(cut(model, document.texts.ids, wanted), unedited, strict=False):
-        for part in parts:  # each takes its places out of a copy
+        for part, positions in parts:  # each takes its places out of a copy
             before = None if other is None else replace(other, stream=dict(other.stream))
-            yield part.read(model, replace(chunk, stream=dict(chunk.stream)), readers, len(at), before)
+            yield part.read(model, replace(chunk, stream=dict(chunk.stream)), readers, positions, before)
 
 
 def _of_layers(document: Document, layers: Sequence[int], first: bool) -> Document:

@@ -10,6 +10,7 @@ from midstream.lens.read import chunks as cutting
 from midstream.lens.read.reading import read_by_layers
 from midstream.lens.read.request import request
 from midstream.lens.read.table import join
+from midstream.readout import read as readout
 from midstream.run.edit_spec import edits_of
 from midstream.run.edit_vector import Setting
 from midstream.run.text import chunks, encode
@@ -49,3 +50,22 @@ def test_groups_of_layers_are_the_whole_reading(tiny, monkeypatch, edited):
                 )
         else:
             assert before == now
+
+
+def test_each_group_is_read_by_the_pass_of_the_whole(tiny, monkeypatch):
+    """Which pass is chosen depends on how many rows there are: the same for a group as for all of it."""
+    counted = []
+
+    def chosen(reader, count, precision, top_k):
+        counted.append(count)
+        return choose(reader, count, precision, top_k)
+
+    choose = readout._choose
+    monkeypatch.setattr(readout, "_choose", chosen)
+    encoded = encode(tiny, "a king was there " * 4)
+    wanted = request(tiny, {"layers": [layer for group in GROUPS for layer in group]})
+    list(chunks(tiny, encoded, wanted, command=""))
+    whole, counted[:] = counted[0], []
+    list(read_by_layers(tiny, encoded, wanted, GROUPS))
+    assert len(counted) == len(GROUPS)
+    assert min(counted) >= whole
