@@ -1,9 +1,9 @@
 """``make bench``: every number of docs/performance.md, measured here and now, written between that page's markers.
 
 Parts: ``readout`` and ``errors`` (bench/readout.py: midstream's own read-out), ``peers`` (bench/peers.py),
-``generation`` (bench/generation.py), ``read`` (whole commands) and ``start`` (a text of ten words). Naming parts
-measures only those; the others keep their last lines, which lie in bench/results.jsonl. Run it on a quiet machine: each
-line holds the load that it began with.
+``generation`` (bench/generation.py), ``read`` (whole commands), ``start`` (a text of ten words) and ``workbench``
+(bench/workbench.py). Naming parts measures only those; the others keep their last lines, which lie in
+bench/results.jsonl. Run it on a quiet machine: each line holds the load that it began with.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ PARTS: dict[str, Callable[[], Iterator[Line]]] = {
     "generation": lambda: script("generation.py"),
     "read": read,
     "start": start,
+    "workbench": lambda: script("workbench.py"),
 }
 
 
@@ -150,6 +151,14 @@ def page(lines: list[Line]) -> str:
             "Start",
             ["text", "seconds to the printed grid", "of these `import torch`", "peak memory, MB"],
             [[line["name"], *_cells(line, "seconds", "torch_seconds", "peak_mb")] for line in parts["start"]],
+        ),
+        (
+            "Workbench",
+            ["what", "first row, s", "all rows, s", "frames a second", "longest frame, ms", "tab, MB"],
+            [
+                [line["name"], *_cells(line, "first", "all", "frames", "longest_ms", "tab_mb")]
+                for line in parts["workbench"]
+            ],
         ),
     ]
     text = [f"### {title}\n\n{table(head, rows)}\n" for title, head, rows in sections if rows]

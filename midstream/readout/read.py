@@ -26,7 +26,7 @@ STACK_ROWS = 1024
 SCREENED_ROWS = 4096
 """The same for the fast precision, whose exact share would otherwise be too small to pay."""
 
-COMPILED_ROWS = 2048
+COMPILED_ROWS = 1024
 """From this many rows on (layers x positions) numba is imported and its compiled pass used."""
 
 

@@ -116,7 +116,7 @@ function Opened({ store }: { store: Store }) {
                 <tr>
                   <th scope="row"><button type="button" onClick={() => show(one.doc_id)}><bdi>{one.id}</bdi></button></th>
                   <td>{count(one.tokens)}</td>
-                  <td>{one.value.toFixed(3)}</td>
+                  <td>{one.value.toFixed(3).replace("-", "−")}</td>
                 </tr>
               ))}
             </tbody>
