@@ -14,10 +14,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from midstream.errors import MidstreamError
 from midstream.record import Array, as_list
-from midstream.view import compare, pack
+from midstream.view import chart, compare, pack
 from midstream.view.wire import Sent
 from midstream.web import pages, shelf
 from midstream.web.ask import CompareAsk, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
@@ -27,20 +28,26 @@ from midstream.web.line import FullError, Line, Place
 from midstream.web.readings import GoneError, Readings
 from midstream.web.told import Events, Told
 
+NO_JSON = "the body is no JSON: expected what JSON.stringify or json.dumps gives, in UTF-8."
+DOCS = "/docs describes what this server answers"
+
 
 def app(desk: Desk, stores: Mapping[str, Path] | None = None, studies: Mapping[str, Path] | None = None) -> FastAPI:
     """The workbench over a desk; ``web.guard.Guard`` belongs before it.
 
     ``stores``, ``studies``: name -> folder of what may be opened too.
     """
-    made = FastAPI(title="midstream", version=version("midstream"), docs_url=None, redoc_url=None)
-    line, readings = Line(), Readings()
+    made = FastAPI(
+        title="midstream", version=version("midstream"), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    line, aside, readings = Line(), Line(), Readings()
     pages.add(made)
     _errors(made)
     _models(made, desk, line)
     _reading(made, desk, line, readings)
     _kept(made, desk, line, readings)
-    shelf.add(made, stores or {}, studies or {})
+    _held(made, aside, readings)
+    shelf.add(made, aside, stores or {}, studies or {})
     return made
 
 
@@ -64,6 +71,7 @@ def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         began = time.monotonic()
 
         def work() -> Iterator[tuple[str, Any]]:
+            chart.statistic(ask.statistic)
             shown = desk.show(ask)
             sent = Sent(shown.outline, ask.statistic)
             yield "opening", sent.opening()
@@ -111,22 +119,31 @@ def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         found = await line.once(lambda: desk.near(shown, ask))
         return [{"position": position, "cosine": cosine} for position, cosine in found]
 
+
+def _held(made: FastAPI, aside: Line, readings: Readings) -> None:
+    """What needs no model is made aside, one at a time too: a file of a long reading takes gigabytes on its way."""
+
     @made.post("/api/compare")
-    def compared(ask: CompareAsk) -> dict[str, Any]:
+    async def compared(ask: CompareAsk) -> dict[str, Any]:
         """Two readings: a grid of the second with what the first had, packed as in a page, and means by layer."""
         one, other = readings[ask.one].table, readings[ask.other].table
         lenses = [
             table.columns["lens"][0] if named is None else named
             for table, named in ((one, ask.one_lens), (other, ask.other_lens))
         ]
-        table = compare.difference(one, other, *lenses)
-        packed = base64.b64encode(pack.pack(table, statistic="logprob_change")).decode()
-        return {"packed": packed, **compare.curves(one, other, *lenses)}
+
+        def work() -> dict[str, Any]:
+            table = compare.difference(one, other, *lenses)
+            packed = base64.b64encode(pack.pack(table, statistic="logprob_change")).decode()
+            return {"packed": packed, **compare.curves(one, other, *lenses)}
+
+        return await aside.once(work)
 
     @made.get("/api/readings/{name}.{form}")
-    def exported(name: str, form: str) -> Any:
+    async def exported(name: str, form: str) -> Any:
         """A reading that was shown, as a file: json, csv, parquet, html, svg or png."""
-        return export(readings[name], form)
+        kept = readings[name]
+        return await aside.once(lambda: export(kept, form))
 
 
 async def _events(line: Line, work: Callable[[], Iterator[tuple[str, Any]]]) -> Events:
@@ -153,7 +170,17 @@ def _errors(made: FastAPI) -> None:
     async def unlike(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}."}, 422)
+        unread = first["type"] == "json_invalid"
+        return JSONResponse({"error": NO_JSON if unread else f"{where or 'the body'}: {first['msg']}."}, 422)
+
+    @made.exception_handler(HTTPException)
+    async def unknown(asked: Request, error: HTTPException) -> JSONResponse:
+        said = {
+            400: NO_JSON,
+            404: f"there is nothing at this address: {DOCS}.",
+            405: f"this address takes no {asked.method}: {DOCS}.",
+        }
+        return JSONResponse({"error": said.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
 
 def _said(error: MidstreamError) -> dict[str, str]:
