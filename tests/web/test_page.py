@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
-import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -17,25 +12,10 @@ import pytest
 import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
+from tests.web.chromium import CHROMIUM, TEXT, go, until
+from tests.web.server import answering, ended, started
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-TEXT = "a king was there and asked why"
-
-
-def started(folder, *options, **environment):
-    """A server of its own process on a free port; its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "midstream", "serve", "--port", "0", *options],
-        stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, **environment},
-    )  # fmt: skip
-    for line in process.stderr:
-        if found := re.search(r"http://\S+", line):
-            return process, found[0]
-    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(scope="module")
@@ -47,65 +27,8 @@ def address(tiny, tiny_folder, tmp_path_factory):
     study_file.write(report(), folder / "studies" / "sample")
     more = ("--store", "store", "--studies", "studies")
     process, found = started(folder, "--model", str(tiny_folder), "--tokens", "120", *more)
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{found}api/desk").read()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield found
-    process.terminate()
-    process.communicate(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, address):
-    """Opens the page; the test fails if it logs an error, or asks for anything of another site."""
-    contexts, trouble = [], []
-
-    def open_page(fragment: str = "", **context):
-        made = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
-        page = made.new_page()
-        page.on("console", lambda message: message.type in ("error", "warning") and trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith((address, "data:", "blob:")) or trouble.append(request.url),
-        )
-        page.goto(address + fragment)
-        page.get_by_role("button", name="Read", exact=True).nth(1).wait_for()
-        contexts.append(made)
-        return page
-
-    yield open_page
-    for made in contexts:
-        made.close()
-    assert [text for text in trouble if "status of 4" not in text] == []
-
-
-def until(page, code):
-    """Waits for what a script says; the page's policy allows no script to be made in it."""
-    for _ in range(200):
-        if page.evaluate(code):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never: {code}")
-
-
-def go(page, text=TEXT):
-    page.get_by_label("Text").fill(text)
-    page.get_by_label("Text").press("Enter")
-    page.get_by_text("Save as").wait_for()
+    yield answering(found)
+    ended(process)
 
 
 def test_a_text_is_read_and_its_numbers_are_those_of_the_server(opened, address):
