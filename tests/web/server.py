@@ -53,6 +53,8 @@ def served(desk, shelf=({}, {}), **rules):
         server = _server(desk, shelf, Rules(frozenset({f"127.0.0.1:{port}"}), **rules))
         thread = threading.Thread(target=server.run, args=([waiting],))
         thread.start()
+        while not server.started:
+            time.sleep(0.01)
         try:
             yield port
         finally:
