@@ -7,8 +7,9 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,10 @@ from midstream.cli.options import Device, Dtype, EngineName, load_model
 from midstream.errors import RequestError
 
 if TYPE_CHECKING:
+    from uvicorn import Server
+
     from midstream.cli.handed import Handed
+    from midstream.web.guard import Rules
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -104,10 +108,7 @@ def _socket(host: str, port: int) -> socket.socket:
 
 
 def _run(desk: Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socket, host: str) -> None:
-    import uvicorn
-
-    from midstream.web.app import app
-    from midstream.web.guard import Guard, Rules
+    from midstream.web.guard import Rules
 
     port = waiting.getsockname()[1]
     token = "" if host in LOOPBACK else secrets.token_urlsafe(24)
@@ -115,9 +116,22 @@ def _run(desk: Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socke
     names = frozenset([f"{name}:{port}" for name in plain] + (plain if port == HTTP else []))
     shown = f"[{host}]" if ":" in host else host
     print(f"midstream: http://{shown}:{port}/{f'?token={token}' if token else ''}", file=sys.stderr, flush=True)
+    _server(desk, shelf, Rules(names, token)).run([waiting])
+
+
+def _server(desk: Handed, shelf: tuple[dict[str, Path], ...], rules: Rules) -> Server:
+    import uvicorn
+
+    from midstream.web.app import app
+    from midstream.web.connection import Connection
+    from midstream.web.guard import Guard
+
+    http: Any = partial(Connection, patience=rules.patience)
     config = uvicorn.Config(
-        Guard(app(desk, *shelf), Rules(names, token)),
-        log_level="warning",
+        Guard(app(desk, *shelf), rules),
+        http=http,
+        ws="none",
+        log_level="error",  # what strangers send is not news
         lifespan="off",
         proxy_headers=False,
         server_header=False,
@@ -125,4 +139,4 @@ def _run(desk: Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socke
         timeout_keep_alive=5,
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run([waiting])
+    return uvicorn.Server(config)

@@ -14,10 +14,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from midstream.errors import MidstreamError
 from midstream.record import Array, as_list
-from midstream.view import compare, pack
+from midstream.view import chart, compare, pack
 from midstream.view.wire import Sent
 from midstream.web import pages, shelf
 from midstream.web.ask import FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
@@ -29,6 +30,8 @@ from midstream.web.told import Events, Told
 
 CHANGE = "logprob_change"
 """What colours the grid of a difference."""
+NO_JSON = "the body is no JSON: expected what JSON.stringify or json.dumps gives, in UTF-8."
+DOCS = "/docs describes what this server answers"
 
 
 def app(desk: Desk, stores: Mapping[str, Path] | None = None, studies: Mapping[str, Path] | None = None) -> FastAPI:
@@ -36,14 +39,17 @@ def app(desk: Desk, stores: Mapping[str, Path] | None = None, studies: Mapping[s
 
     ``stores``, ``studies``: name -> folder of what may be opened too.
     """
-    made = FastAPI(title="midstream", version=version("midstream"), docs_url=None, redoc_url=None)
-    line, readings = Line(), Readings()
+    made = FastAPI(
+        title="midstream", version=version("midstream"), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    line, aside, readings = Line(), Line(), Readings()
     pages.add(made)
     _errors(made)
     _models(made, desk, line)
     _reading(made, desk, line, readings)
     _kept(made, desk, line, readings)
-    shelf.add(made, stores or {}, studies or {})
+    _held(made, aside, readings)
+    shelf.add(made, aside, stores or {}, studies or {})
     return made
 
 
@@ -67,6 +73,7 @@ def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         began = time.monotonic()
 
         def work() -> Iterator[tuple[str, Any]]:
+            chart.statistic(ask.statistic)
             shown = desk.show(ask)
             sent = Sent(shown.outline, ask.statistic)
             yield "opening", sent.opening()
@@ -114,24 +121,32 @@ def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         found = await line.once(lambda: desk.near(shown, ask))
         return [{"position": position, "cosine": cosine} for position, cosine in found]
 
+
+def _held(made: FastAPI, aside: Line, readings: Readings) -> None:
+    """What needs no model is made aside, one at a time too: a file of a long reading takes gigabytes on its way."""
+
     @made.get("/api/readings/{name}.{form}")
-    def exported(name: str, form: str) -> Any:
+    async def exported(name: str, form: str) -> Any:
         """A reading that was shown, as a file: json, csv, parquet, html, svg or png."""
         kept = readings[name]
-        return export(kept.table, form, name="reading", statistic=kept.statistic)
+        return await aside.once(lambda: export(kept.table, form, name="reading", statistic=kept.statistic))
 
     @made.get("/api/differences/{one}/{other}.{form}")
-    def exported_difference(one: str, other: str, form: str) -> Any:
+    async def exported_difference(one: str, other: str, form: str) -> Any:
         """The second of two readings with what the first had, as a file."""
-        table = compare.difference(readings[one].table, readings[other].table)
-        return export(table, form, name="difference", statistic=CHANGE)
+        tables = readings[one].table, readings[other].table
+        return await aside.once(lambda: export(compare.difference(*tables), form, name="difference", statistic=CHANGE))
 
     @made.get("/api/differences/{one}/{other}")
-    def compared(one: str, other: str) -> dict[str, Any]:
+    async def compared(one: str, other: str) -> dict[str, Any]:
         """The second of two readings with what the first had, by the first lens of each: a packed grid, and curves."""
         tables = readings[one].table, readings[other].table
-        packed = base64.b64encode(pack.pack(compare.difference(*tables), statistic=CHANGE)).decode()
-        return {"packed": packed, **compare.curves(*tables)}
+
+        def work() -> dict[str, Any]:
+            packed = base64.b64encode(pack.pack(compare.difference(*tables), statistic=CHANGE)).decode()
+            return {"packed": packed, **compare.curves(*tables)}
+
+        return await aside.once(work)
 
 
 async def _events(line: Line, work: Callable[[], Iterator[tuple[str, Any]]]) -> Events:
@@ -158,7 +173,17 @@ def _errors(made: FastAPI) -> None:
     async def unlike(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}."}, 422)
+        unread = first["type"] == "json_invalid"
+        return JSONResponse({"error": NO_JSON if unread else f"{where or 'the body'}: {first['msg']}."}, 422)
+
+    @made.exception_handler(HTTPException)
+    async def unknown(asked: Request, error: HTTPException) -> JSONResponse:
+        said = {
+            400: NO_JSON,
+            404: f"there is nothing at this address: {DOCS}.",
+            405: f"this address takes no {asked.method}: {DOCS}.",
+        }
+        return JSONResponse({"error": said.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
 
 def _said(error: MidstreamError) -> dict[str, str]:

@@ -6,9 +6,7 @@ import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -72,7 +70,7 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         try:
             fresh = self._checked(scope)
-            body = await self._body(receive) if scope["method"] == "POST" else b""
+            body = await self._body(receive)
         except Refused as error:
             return await _answer(send, error.status, str(error))
         except ConnectionError:
@@ -92,6 +90,9 @@ class Guard:
         own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")}
         if any(origin.lower() not in own for origin in origins):
             raise Refused(403, "this request comes from a page of another site.")
+        # an image or a script of another site's page names no origin; a link from there may open this page
+        if {*given.get("sec-fetch-site", [])} & {"cross-site", "same-site"} and scope["path"] != "/":
+            raise Refused(403, "this request comes from a page of another site.")
         if scope["method"] == "POST":
             kind = given.get("content-type", [""])[0].partition(";")[0].strip().lower()
             if kind != "application/json":
@@ -105,10 +106,9 @@ class Guard:
             return False
         if self._is_token(given.get("authorization", [""])[0].removeprefix("Bearer ")):
             return False
-        cookies: SimpleCookie = SimpleCookie()
-        with suppress(CookieError):
-            cookies.load("; ".join(given.get("cookie", [])))
-        if COOKIE in cookies and self._is_token(cookies[COOKIE].value):
+        # other servers of this host have cookies too, whose names no parser may take
+        pieces = [piece.strip().partition("=") for piece in ";".join(given.get("cookie", [])).split(";")]
+        if any(name == COOKIE and self._is_token(value) for name, _, value in pieces):
             return False
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and scope["method"] == "GET" and self._is_token(asked):

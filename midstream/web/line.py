@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from midstream.errors import RequestError
 
@@ -72,5 +73,6 @@ class Line:
         raise AssertionError
 
     async def _step(self, function: Callable[..., Any], *given: Any) -> Any:
+        await checkpoint_if_cancelled()  # who left during a step is told of it outside the shield only
         with anyio.CancelScope(shield=True):
             return await asyncio.wrap_future(self._thread.submit(function, *given))

@@ -15,6 +15,7 @@ from midstream.store.document import document, worst
 from midstream.store.store import Store, open_store
 from midstream.store.summary import summary
 from midstream.view import pack
+from midstream.web.line import Line
 
 REPORT = {
     "content-security-policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
@@ -23,8 +24,8 @@ REPORT = {
 """Of a report, which is one file with its own style and figures: it may show itself and do nothing."""
 
 
-def add(made: FastAPI, stores: Mapping[str, Path], studies: Mapping[str, Path]) -> None:
-    """Adds what is on the shelf to an app; ``stores`` and ``studies``: name -> folder."""
+def add(made: FastAPI, aside: Line, stores: Mapping[str, Path], studies: Mapping[str, Path]) -> None:
+    """Adds what is on the shelf to an app; ``stores`` and ``studies``: name -> folder. ``aside``: where it is made."""
 
     def opened(name: str) -> Store:
         if name not in stores:
@@ -37,20 +38,21 @@ def add(made: FastAPI, stores: Mapping[str, Path], studies: Mapping[str, Path]) 
         return {"stores": [_store(name, opened(name)) for name in stores], "studies": list(studies)}
 
     @made.get("/api/stores/{name}")
-    def averages(name: str) -> dict[str, Any]:
+    async def averages(name: str) -> dict[str, Any]:
         """A store's averages by layer with their intervals: columns of ``record.SUMMARY``, and what was left out."""
-        table = summary(opened(name))
+        table = await aside.once(lambda: summary(opened(name)))
         return {"columns": {key: as_list(values) for key, values in table.columns.items()}, "notes": table.notes}
 
     @made.get("/api/stores/{name}/worst/{measure}")
-    def ranked(name: str, measure: str) -> list[dict[str, Any]]:
+    async def ranked(name: str, measure: str) -> list[dict[str, Any]]:
         """The documents in which a measure is worst at the highest layer."""
-        return worst(opened(name), measure)
+        return await aside.once(lambda: worst(opened(name), measure))
 
     @made.get("/api/stores/{name}/documents/{doc_id}")
-    def one(name: str, doc_id: int) -> dict[str, Any]:
+    async def one(name: str, doc_id: int) -> dict[str, Any]:
         """The grid of one document, packed as in a page."""
-        return {"packed": base64.b64encode(pack.pack(document(opened(name), doc_id))).decode()}
+        packed = await aside.once(lambda: pack.pack(document(opened(name), doc_id)))
+        return {"packed": base64.b64encode(packed).decode()}
 
     @made.get("/studies/{name}/report.html", include_in_schema=False)
     def report(name: str) -> Response:

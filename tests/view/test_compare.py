@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,6 +29,33 @@ def test_tokens_are_paired_in_order_and_alike(readings):
     for a, b in pairs:
         assert one.positions["token_id"][a] == other.positions["token_id"][b]
     assert compare.aligned(one, one) == [(i, i) for i in range(len(one.positions["position"]))]
+
+
+def most(a, b):
+    """Length of the longest common subsequence, cell by cell."""
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, one in enumerate(a):
+        for j, other in enumerate(b):
+            table[i + 1][j + 1] = table[i][j] + 1 if one == other else max(table[i][j + 1], table[i + 1][j])
+    return table[-1][-1]
+
+
+def test_as_many_tokens_are_paired_as_can_be():
+    draw = random.Random(0)
+    for _ in range(200):
+        a, b = ([draw.randrange(4) for _ in range(draw.randint(1, 20))] for _ in range(2))
+        pairs = compare._agreeing(np.array(a), np.array(b))
+        assert len(pairs) == most(a, b)
+        assert all(a[i] == b[j] for i, j in pairs)
+        assert all(one[0] < next_[0] and one[1] < next_[1] for one, next_ in pairwise(pairs))
+
+
+def test_texts_of_one_repeated_word_are_paired_and_books_are_refused():
+    """What looks for the longest common run at every place takes minutes here, and the server with it."""
+    ones = np.ones(2048, int)
+    assert len(compare._agreeing(ones, np.arange(2048) % 2)) == 1024
+    with pytest.raises(RequestError, match="cannot be aligned"):
+        compare._agreeing(np.zeros(20_000, int), np.ones(20_000, int))
 
 
 def test_a_difference_is_that_of_the_rows_that_both_have(readings):

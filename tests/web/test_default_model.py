@@ -17,7 +17,8 @@ from midstream.model.bundled import bundled
 from midstream.model.gguf_model import convert_gguf
 from midstream.view import study_file
 from tests.view.study_sample import report
-from tests.web.served import AXE, CHROMIUM, fetched, served, until, violations
+from tests.web.chromium import AXE, CHROMIUM, until, violations
+from tests.web.server import answering, ended, fetched, started
 
 pytestmark = [pytest.mark.default_model, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
@@ -57,8 +58,9 @@ def coarser(tensor):
 @pytest.fixture(scope="module")
 def address(desk):
     more = ("--lenses", "lenses", "--store", "store", "--studies", "studies", "--tokens", "300")
-    with served(desk, "--model", "default", "--model", "coarse", *more) as found:
-        yield found
+    process, found = started(desk, "--model", "default", "--model", "coarse", *more)
+    yield answering(found)
+    ended(process)
 
 
 def ask(page, text, button="Read"):

@@ -61,6 +61,20 @@ def test_a_form_of_another_site_cannot_be_sent(kind):
     assert ask("POST", content=b"{}", headers={"content-type": kind}).status_code == 415
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_picture_or_script_of_another_site_gets_nothing(site):
+    """These name no origin; a link that is followed names itself so too, and may open the page."""
+    headers = {"sec-fetch-site": site}
+    assert ask(path="/api/stores/store", headers=headers).status_code == 403
+    assert ask(path="/", headers=headers).status_code == 200
+    assert ask(path="/api/desk", headers={"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+def test_a_body_that_nobody_asked_for_is_measured_too(method):
+    assert ask(method, content=b"x" * 101).status_code == 413
+
+
 def test_a_large_body_is_refused_announced_or_not():
     assert ask("POST", content=b"x" * 101, headers=JSON).status_code == 413
 
@@ -105,4 +119,11 @@ def test_beyond_loopback_everybody_shows_the_token():
     assert "SameSite=Strict" in cookie
     assert ask(headers={"cookie": f"{COOKIE}=secret"}, rules=rules).status_code == 200
     assert ask(headers={"cookie": f"{COOKIE}=wrong"}, rules=rules).status_code == 401
+    for other in ("a[]=1; midstream=secret", "midstream=old; midstream=secret", "x;=; midstream=secret"):
+        assert ask(headers={"cookie": other}, rules=rules).status_code == 200  # beside another server's
+    for wrong in (b"midstream=\xff\xfe", b"midstream", b"midstream=", b'midstream="secret"', b"xmidstream=secret"):
+        assert ask(headers={"cookie": wrong}, rules=rules).status_code == 401
+    for wrong in ("%ff%fe", "%ed%a0%80", "%00", "x&token=secret", "secre%74x", "\u00e9"):
+        assert ask(path=f"/?token={wrong}", rules=rules).status_code == 401
+    assert ask(headers={"authorization": b"Bearer \xff"}, rules=rules).status_code == 401
     assert ask(headers={"authorization": "Bearer secret"}, rules=rules).status_code == 200

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from contextlib import aclosing
 
+import anyio
 import pytest
 
 from midstream.web.line import FullError, Line, Place
@@ -68,6 +69,33 @@ def test_who_leaves_ends_the_work_and_lets_the_next_one_in():
         done = len(steps_done)
         assert await line.once(lambda: "next") == "next"
         assert len(steps_done) == done
+
+    asyncio.run(main())
+
+
+def test_work_whose_results_are_taken_at_once_ends_too_when_its_listener_leaves():
+    """As an answer is sent: in a task group whose scope is cancelled, and with no wait between two steps."""
+
+    async def main():
+        line, steps_done = Line(), []
+
+        def steps():
+            for number in range(500):
+                steps_done.append(number)
+                yield number
+
+        async def told():
+            async with aclosing(line.serve(steps)) as found:
+                async for _ in found:
+                    pass
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(told)
+            while len(steps_done) < 5:
+                await asyncio.sleep(0)
+            group.cancel_scope.cancel()
+        assert len(steps_done) < 500
+        assert await line.once(lambda: "next") == "next"
 
     asyncio.run(main())
 

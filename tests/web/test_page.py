@@ -10,11 +10,10 @@ import pytest
 import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
-from tests.web.served import AXE, CHROMIUM, fetched, served, until, violations
+from tests.web.chromium import AXE, CHROMIUM, TEXT, go, until, violations
+from tests.web.server import answering, ended, fetched, started
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-TEXT = "a king was there and asked why"
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +24,9 @@ def address(tiny, tiny_folder, tmp_path_factory):
     (folder / "studies" / "sample").mkdir(parents=True)
     study_file.write(report(), folder / "studies" / "sample")
     more = ("--store", "store", "--studies", "studies")
-    with served(folder, "--model", str(tiny_folder), "--tokens", "120", *more) as found:
-        yield found
-
-
-def go(page, text=TEXT):
-    page.get_by_label("Text").fill(text)
-    page.get_by_label("Text").press("Enter")
-    page.get_by_text("Save as").wait_for()
+    process, found = started(folder, "--model", str(tiny_folder), "--tokens", "120", *more)
+    yield answering(found)
+    ended(process)
 
 
 def test_a_text_is_read_and_its_numbers_are_those_of_the_server(opened, address):

@@ -1,7 +1,7 @@
 // A reading on its way from the server into a grid; what is asked about it once it is there.
 
 import type { Data, MidstreamGrid, Pin } from "./grid";
-import { events, post } from "./server";
+import { events, post, Refusal } from "./server";
 import { type Wish } from "./state";
 import { fill, opened } from "./wire";
 
@@ -26,8 +26,19 @@ export function asked({ text, lenses, inside, edits }: Wish, sites: string[]) {
   };
 }
 
+/** UTF-16 units of a text that the server takes; it reads fewer tokens, and says how many. */
+const LONGEST = 200_000;
+
+function fits(text: string): void {
+  if (text.length <= LONGEST) return;
+  const first = text.slice(0, LONGEST).replace(/[\ud800-\udbff]$/, ""); // half a character is none
+  const error = `the text has ${text.length.toLocaleString("en")} characters: at most ${LONGEST.toLocaleString("en")} are sent.`;
+  throw new Refusal({ error, first });
+}
+
 /** Reads; resolves with what ends it. Raises Refusal, or an abort. */
-export async function read(wish: object, progress: Progress, signal: AbortSignal): Promise<Ended> {
+export async function read(wish: { text: string }, progress: Progress, signal: AbortSignal): Promise<Ended> {
+  fits(wish.text);
   let data: Data | null = null;
   let begun = false;
   for await (const [event, found] of events("/api/read", wish, signal)) {

@@ -20,6 +20,9 @@ export class Refusal extends Error {
   }
 }
 
+/** What has no sentence of the server comes from before it: too many connections. */
+const BUSY = { error: "The server is too busy to answer. Try again in a moment." };
+
 async function answered(path: string, options: RequestInit): Promise<Response> {
   let response: Response;
   try {
@@ -28,7 +31,7 @@ async function answered(path: string, options: RequestInit): Promise<Response> {
     if (options.signal?.aborted) throw error;
     throw new Refusal({ error: "The server does not answer. Start it again with: midstream serve" });
   }
-  if (!response.ok) throw new Refusal(await response.json());
+  if (!response.ok) throw new Refusal(await response.json().catch(() => BUSY));
   return response;
 }
 
