@@ -48,7 +48,7 @@ def kinds(port, canary):
         "an edit": [post(port, {"text": TEXT, "edits": [{**EDIT, **edit}]}) for edit in edits(canary)],
         "a sample": [post(port, {"text": TEXT, **ask}, target="/api/sample") for ask in samples],
         "a model": [post(port, {"model": name}, target="/api/model") for name in names],
-        "a reading of others": [get(port, f"/api/differences/{quote(name, safe=str())}/x.csv") for name in names],
+        "a reading of others": [get(port, f"/api/differences/{quote(name, safe='')}/x.csv") for name in names],
         "a lie": lies(port),
         "slow": [
             b"", b"GET /", get(port, "/")[:-2], *(post(port, b"{", length=length) for length in (9, 999, 999_999)),
