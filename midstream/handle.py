@@ -12,11 +12,13 @@ from midstream.errors import RequestError, choices
 from midstream.lens.lens import Lens as LensValue
 from midstream.lens.read.request import Request
 from midstream.model.model import Model
-from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable
+from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable, Table
 from midstream.run.text import tracks
 from midstream.view.chart import DEFAULT
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from midstream.run.sample import Piece
     from midstream.sample.generate import Step
     from midstream.store.query import Answer
@@ -58,8 +60,32 @@ def as_lens(lens: LensValue) -> Lens:
     return Lens(**{entry.name: getattr(lens, entry.name) for entry in fields(LensValue)})
 
 
-@dataclass(frozen=True, eq=False)
-class Reading(ReadingTable):
+class _Seen(Table):
+    """A result that prints as one line, and that a notebook shows as the terminal does."""
+
+    def __repr__(self) -> str:
+        """What it is; the numbers are in ``columns``."""
+        return f"<{type(self).__name__}: {self._about()}>"
+
+    def _about(self) -> str:
+        return f"{len(self):,} rows"
+
+    def _view(self, **options: Any) -> RenderableType:
+        raise NotImplementedError
+
+    def _print(self, **options: Any) -> None:
+        from rich.console import Console
+
+        Console().print(self._view(**options))
+
+    def _repr_html_(self) -> str:
+        from midstream.view.html import printed
+
+        return printed(self._view())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Reading(_Seen, ReadingTable):
     """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
 
     In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
@@ -72,11 +98,7 @@ class Reading(ReadingTable):
 
     def show(self, statistic: str = DEFAULT) -> None:
         """Print the grid to the terminal, coloured by ``statistic``."""
-        from rich.console import Console
-
-        from midstream.view.terminal import grid
-
-        Console().print(grid(self, statistic=statistic))
+        self._print(statistic=statistic)
 
     def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str = DEFAULT) -> str:
         """The interactive grid as one self-contained page, coloured by ``statistic`` until another is chosen.
@@ -110,6 +132,16 @@ class Reading(ReadingTable):
 
         write_parquet(_parquet(path), [self])
 
+    def _about(self) -> str:
+        from midstream.view.html import about
+
+        return about(self)
+
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.terminal import grid
+
+        return grid(self, **options)
+
     def _repr_html_(self) -> str:
         from midstream.view.html import fragment
 
@@ -126,17 +158,13 @@ class Reading(ReadingTable):
         return tracks(self._model, self, self._request)
 
 
-@dataclass(frozen=True, eq=False)
-class Score(ScoreTable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(_Seen, ScoreTable):
     """A score with the ways to look at it; see ``ScoreTable`` for its columns and conversions."""
 
     def show(self) -> None:
         """Print the tables to the terminal."""
-        from rich.console import Console
-
-        from midstream.view.score_table import table
-
-        Console().print(table(self))
+        self._print()
 
     def plot(self, path: str | Path) -> None:
         """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -150,18 +178,19 @@ class Score(ScoreTable):
 
         write_score(_parquet(path), self)
 
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.score_table import table
 
-@dataclass(frozen=True, eq=False)
-class Summary(SummaryTable):
+        return table(self, **options)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Summary(_Seen, SummaryTable):
     """Averages of a store with the ways to look at them; see ``SummaryTable`` for the columns and conversions."""
 
     def show(self, *, every: int | None = None) -> None:
         """Print the tables to the terminal; ``every`` k: each k-th layer, counted back from the last."""
-        from rich.console import Console
-
-        from midstream.view.summary_table import table
-
-        Console().print(table(self, every=every))
+        self._print(every=every)
 
     def plot(self, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
         """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -174,6 +203,11 @@ class Summary(SummaryTable):
         from midstream.store.write import write_summary
 
         write_summary(_parquet(path), self)
+
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.summary_table import table
+
+        return table(self, **options)
 
 
 @dataclass(frozen=True)
@@ -218,17 +252,13 @@ class Store:
         return _summary(difference(self.files, less.files, by, **_known(options)))
 
 
-@dataclass(frozen=True, eq=False)
-class Patching(PatchTable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Patching(_Seen, PatchTable):
     """A patching with the ways to look at it; see ``PatchTable`` for its columns and conversions."""
 
     def show(self, *, every: int = 1) -> None:
         """Print the grid to the terminal; ``every`` k: each k-th layer, counted back from the last."""
-        from rich.console import Console
-
-        from midstream.view.patch_grid import PatchGrid
-
-        Console().print(PatchGrid(self, every))
+        self._print(every=every)
 
     def plot(self, path: str | Path) -> None:
         """Draw the effects and the control's as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -242,6 +272,11 @@ class Patching(PatchTable):
 
         write_patching(_parquet(path), self)
 
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.patch_grid import PatchGrid
+
+        return PatchGrid(self, **options)
+
 
 class Sample:
     """Texts on their way: iterate to have each token as it comes; ``texts`` has all that was made, and ends the rest.
@@ -253,6 +288,10 @@ class Sample:
         self._model, self._rest, self._count = model, pieces, count
         self._broken = False
         self.pieces: list[Piece] = []
+
+    def __repr__(self) -> str:
+        """How many texts, and how far they are; asks for nothing more."""
+        return f"<Sample: {self._count} texts · {len(self.pieces):,} tokens so far; texts has all>"
 
     def __iter__(self) -> Iterator[Piece]:
         """Each token with what was read where it was chosen (``run.sample.Piece``), from the first on."""
