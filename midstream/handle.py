@@ -88,49 +88,55 @@ class _Seen(Table):
 class Reading(_Seen, ReadingTable):
     """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
 
-    In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
-    for the curves of the tokens that lead; a copy or a pickle does without.
+    In a notebook it displays itself as the interactive grid, coloured by how far the edits moved each cell where it was
+    read ``versus``, else by the log-probability of the output's top token. For that it keeps the model, to read the
+    text once more for the curves of the tokens that lead; a copy or a pickle does without.
     """
 
     _model: Model | None = field(default=None, repr=False, compare=False)
     _request: Request | None = field(default=None, repr=False, compare=False)
     _rows: int = field(default=0, repr=False, compare=False)
 
-    def show(self, statistic: str = DEFAULT) -> None:
-        """Print the grid to the terminal, coloured by ``statistic``."""
-        self._print(statistic=statistic)
+    def show(self, statistic: str | None = None) -> None:
+        """Print the grid to the terminal, coloured by ``statistic``; None: as a notebook shows it."""
+        self._print(statistic=statistic or self._start)
 
-    def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str = DEFAULT) -> str:
+    def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str | None = None) -> str:
         """The interactive grid as one self-contained page, coloured by ``statistic`` until another is chosen.
 
-        Written to ``path`` where given. Raises RequestError when the file cannot be written; nothing is left of it
-        then.
+        None: as a notebook shows it. Written to ``path`` where given. Raises RequestError when the file cannot be
+        written; nothing is left of it then.
         """
         from midstream.store.write import atomic
         from midstream.view.html import page
 
-        text = page(self, tracks=self._tracks(), title=title, statistic=statistic)
+        text = page(self, tracks=self._tracks(), title=title, statistic=statistic or self._start)
         if path is not None:
             with atomic(path) as file:
                 file.write_text(text, encoding="utf-8")
         return text
 
     def plot(
-        self, path: str | Path, *, statistic: str = DEFAULT, lenses: Sequence[str] | None = None, every: int = 1
+        self, path: str | Path, *, statistic: str | None = None, lenses: Sequence[str] | None = None, every: int = 1
     ) -> None:
         """Draw the grid as an SVG, PNG or PDF figure, by the ending of ``path``.
 
-        ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th layer, counted back from the last.
+        ``statistic`` None: as a notebook shows it. ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th
+        layer, counted back from the last.
         """
         from midstream.view.plot import save
 
-        save(self, path, statistic=statistic, lenses=lenses, every=every)
+        save(self, path, statistic=statistic or self._start, lenses=lenses, every=every)
 
     def save(self, path: str | Path) -> None:
         """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
         from midstream.store.write import write_parquet
 
         write_parquet(_parquet(path), [self])
+
+    @property
+    def _start(self) -> str:
+        return "kl_unedited" if "kl_unedited" in self.columns else DEFAULT
 
     def _about(self) -> str:
         from midstream.view.html import about
@@ -145,7 +151,7 @@ class Reading(_Seen, ReadingTable):
     def _repr_html_(self) -> str:
         from midstream.view.html import fragment
 
-        return fragment(self, tracks=self._tracks())
+        return fragment(self, tracks=self._tracks(), statistic=self._start)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the model, which may be large and cannot always be pickled."""

@@ -78,12 +78,12 @@ def page(
 """
 
 
-def fragment(table: ReadingTable, *, tracks: dict[str, Array] | None = None) -> str:
+def fragment(table: ReadingTable, *, tracks: dict[str, Array] | None = None, statistic: str = chart.DEFAULT) -> str:
     """The grid for a notebook's ``_repr_html_``: needs no kernel and no network, and several may stand on one page.
 
     Its style goes with the grid into a shadow tree, so that neither disturbs the other's look.
     """
-    return f"{_place(table, tracks, look=f'<style>{style()}</style>')}\n<script>{script()}</script>"
+    return f"{_place(table, tracks, statistic, look=f'<style>{style()}</style>')}\n<script>{script()}</script>"
 
 
 def printed(view: RenderableType) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import html as markup
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import lens_sample
 import numpy as np
@@ -16,8 +20,10 @@ from view.summary_sample import summary
 
 import midstream as ms
 from midstream.handle import Score, Summary
-from midstream.view import html
+from midstream.view import chart, html
 
+FOLDER = Path(__file__).parent.parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.ipynb"))
 TABLE, TRACKS = reading(tokens=12, layers=8)
 FRAGMENT = html.fragment(TABLE, tracks=TRACKS)
 
@@ -174,3 +180,45 @@ def test_results_print_as_a_line(tiny):
     assert sample.pieces == []
     for one in (tiny, lens_sample.sample(tiny)):
         assert len(repr(one)) < 500
+
+
+def exported(notebook, folder, **variables) -> str:
+    """The notebook run and exported as a user does it, by a kernel that knows no settings of whoever runs the tests."""
+    own = {f"{name}_DIR": str(folder / name) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")}
+    environment = os.environ | own | {"IPYTHONDIR": str(folder / "ipython")} | variables
+    offline = [f"--HTMLExporter.{name}_url=" for name in ("require_js", "mathjax", "mermaid_js")]
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", *offline, "--output-dir", str(folder)]
+    done = subprocess.run([*command, str(notebook)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return (folder / notebook.with_suffix(".html").name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("notebook", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_its_export_shows_the_grids_without_network(notebook, opened, tmp_path, tiny_folder):
+    page = opened(exported(notebook, tmp_path, MIDSTREAM_MODEL=str(tiny_folder)))
+    source = json.loads(notebook.read_text())
+    assert not [one for one in source["cells"] if one.get("outputs") or one.get("execution_count")]
+    count, start = {"read": (2, chart.DEFAULT), "edit": (1, "kl_unedited")}[notebook.stem]
+    assert page.locator("[data-midstream]").count() == count
+    page.wait_for_function(f"document.querySelectorAll('[data-midstream=open]').length === {count}")
+    for at in range(count):
+        assert page.locator(".ms-controls").nth(at).locator("select").first.input_value() == start
+        page.locator(".ms-scroller").nth(at).hover(position=cell(page, 2, 1))
+        assert page.locator(".ms-box").nth(at).locator(".ms-top li").count() == 10
+        assert page.locator("canvas").nth(2 * at).bounding_box()["height"] > 300
+
+
+@pytest.mark.default_model
+@pytest.mark.parametrize(
+    ("notebook", "claims"),
+    [
+        ("read", [r"layer 23 +rank +5,[67]\d\d ", r"layer 24 +rank +1[89]\d ", r"layer 27 +rank +3 ",
+                  r"layer 28 +rank +1 "]),
+        ("edit", [r"0\.3 +' Paris'", r"0\.5 +' London'", r"1\.0 +' still'", r"without +' Paris", r"with +' London",
+                  r"largest: −6\.0\d at layer 20, position 3; an unrelated text's stream there: −5\.[56]\d"]),
+    ],
+)  # fmt: skip
+def test_an_example_says_what_the_default_model_does(notebook, claims, tmp_path):
+    """The numbers in the notebook's texts stand in what its cells give."""
+    shown = markup.unescape(re.sub(r"<[^>]*>", "", exported(FOLDER / f"{notebook}.ipynb", tmp_path)))
+    assert [claim for claim in claims if not re.search(claim, shown)] == []
