@@ -15,7 +15,7 @@ function homeIn(place) {
   const style = place.querySelector("style");
   if (!style) return place.appendChild(home);
   place.attachShadow({ mode: "open" }).append(style, home, document.createElement("slot"));
-  place.dataset.lmSuppressShortcuts = "true"; // in JupyterLab "D" twice deletes the cell
+  place.dataset.lmSuppressShortcuts = "true"; // tells JupyterLab, where "D" twice deletes a cell, that keys here are ours
   home.addEventListener("keydown", (event) => event.defaultPrevented && event.stopPropagation());
   return home;
 }
