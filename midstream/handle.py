@@ -12,11 +12,13 @@ from midstream.errors import RequestError, choices
 from midstream.lens.lens import Lens as LensValue
 from midstream.lens.read.request import Request
 from midstream.model.model import Model
-from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable
+from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable, Table
 from midstream.run.text import tracks
 from midstream.view.chart import DEFAULT
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from midstream.run.sample import Piece
     from midstream.sample.generate import Step
     from midstream.store.query import Answer
@@ -58,51 +60,73 @@ def as_lens(lens: LensValue) -> Lens:
     return Lens(**{entry.name: getattr(lens, entry.name) for entry in fields(LensValue)})
 
 
-@dataclass(frozen=True, eq=False)
-class Reading(ReadingTable):
+class _Seen(Table):
+    """A result that prints as one line, and that a notebook shows as the terminal does."""
+
+    def __repr__(self) -> str:
+        """What it is; the numbers are in ``columns``."""
+        return f"<{type(self).__name__}: {self._about()}>"
+
+    def _about(self) -> str:
+        return f"{len(self):,} rows"
+
+    def _view(self, **options: Any) -> RenderableType:
+        raise NotImplementedError
+
+    def _print(self, **options: Any) -> None:
+        from rich.console import Console
+
+        Console().print(self._view(**options))
+
+    def _repr_html_(self) -> str:
+        from midstream.view.html import printed
+
+        return printed(self._view())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Reading(_Seen, ReadingTable):
     """A reading with the ways to look at it; see ``ReadingTable`` for its columns and conversions.
 
-    In a notebook it displays itself as the interactive grid. For that it keeps the model, to read the text once more
-    for the curves of the tokens that lead; a copy or a pickle does without.
+    In a notebook it displays itself as the interactive grid, coloured by how far the edits moved each cell where it was
+    read ``versus``, else by the log-probability of the output's top token. For that it keeps the model, to read the
+    text once more for the curves of the tokens that lead; a copy or a pickle does without.
     """
 
     _model: Model | None = field(default=None, repr=False, compare=False)
     _request: Request | None = field(default=None, repr=False, compare=False)
     _rows: int = field(default=0, repr=False, compare=False)
 
-    def show(self, statistic: str = DEFAULT) -> None:
-        """Print the grid to the terminal, coloured by ``statistic``."""
-        from rich.console import Console
+    def show(self, statistic: str | None = None) -> None:
+        """Print the grid to the terminal, coloured by ``statistic``; None: as a notebook shows it."""
+        self._print(statistic=statistic or self._start)
 
-        from midstream.view.terminal import grid
-
-        Console().print(grid(self, statistic=statistic))
-
-    def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str = DEFAULT) -> str:
+    def html(self, path: str | Path | None = None, *, title: str | None = None, statistic: str | None = None) -> str:
         """The interactive grid as one self-contained page, coloured by ``statistic`` until another is chosen.
 
-        Written to ``path`` where given. Raises RequestError when the file cannot be written; nothing is left of it
-        then.
+        None: as a notebook shows it. Written to ``path`` where given. Raises RequestError when the file cannot be
+        written; nothing is left of it then.
         """
         from midstream.store.write import atomic
         from midstream.view.html import page
 
-        text = page(self, tracks=self._tracks(), title=title, statistic=statistic)
+        text = page(self, tracks=self._tracks(), title=title, statistic=statistic or self._start)
         if path is not None:
             with atomic(path) as file:
                 file.write_text(text, encoding="utf-8")
         return text
 
     def plot(
-        self, path: str | Path, *, statistic: str = DEFAULT, lenses: Sequence[str] | None = None, every: int = 1
+        self, path: str | Path, *, statistic: str | None = None, lenses: Sequence[str] | None = None, every: int = 1
     ) -> None:
         """Draw the grid as an SVG, PNG or PDF figure, by the ending of ``path``.
 
-        ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th layer, counted back from the last.
+        ``statistic`` None: as a notebook shows it. ``lenses``: those drawn, by name; None: all. ``every`` k: each k-th
+        layer, counted back from the last.
         """
         from midstream.view.plot import save
 
-        save(self, path, statistic=statistic, lenses=lenses, every=every)
+        save(self, path, statistic=statistic or self._start, lenses=lenses, every=every)
 
     def save(self, path: str | Path) -> None:
         """Write the columns to one Parquet file, whole or not at all. Raises RequestError for another ending."""
@@ -110,10 +134,24 @@ class Reading(ReadingTable):
 
         write_parquet(_parquet(path), [self])
 
+    @property
+    def _start(self) -> str:
+        return "kl_unedited" if "kl_unedited" in self.columns else DEFAULT
+
+    def _about(self) -> str:
+        from midstream.view.html import about
+
+        return about(self)
+
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.terminal import grid
+
+        return grid(self, **options)
+
     def _repr_html_(self) -> str:
         from midstream.view.html import fragment
 
-        return fragment(self, tracks=self._tracks())
+        return fragment(self, tracks=self._tracks(), statistic=self._start)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the model, which may be large and cannot always be pickled."""
@@ -126,17 +164,13 @@ class Reading(ReadingTable):
         return tracks(self._model, self, self._request)
 
 
-@dataclass(frozen=True, eq=False)
-class Score(ScoreTable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(_Seen, ScoreTable):
     """A score with the ways to look at it; see ``ScoreTable`` for its columns and conversions."""
 
     def show(self) -> None:
         """Print the tables to the terminal."""
-        from rich.console import Console
-
-        from midstream.view.score_table import table
-
-        Console().print(table(self))
+        self._print()
 
     def plot(self, path: str | Path) -> None:
         """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -150,18 +184,19 @@ class Score(ScoreTable):
 
         write_score(_parquet(path), self)
 
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.score_table import table
 
-@dataclass(frozen=True, eq=False)
-class Summary(SummaryTable):
+        return table(self, **options)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Summary(_Seen, SummaryTable):
     """Averages of a store with the ways to look at them; see ``SummaryTable`` for the columns and conversions."""
 
     def show(self, *, every: int | None = None) -> None:
         """Print the tables to the terminal; ``every`` k: each k-th layer, counted back from the last."""
-        from rich.console import Console
-
-        from midstream.view.summary_table import table
-
-        Console().print(table(self, every=every))
+        self._print(every=every)
 
     def plot(self, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
         """Draw the curves by layer as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -174,6 +209,11 @@ class Summary(SummaryTable):
         from midstream.store.write import write_summary
 
         write_summary(_parquet(path), self)
+
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.summary_table import table
+
+        return table(self, **options)
 
 
 @dataclass(frozen=True)
@@ -218,17 +258,13 @@ class Store:
         return _summary(difference(self.files, less.files, by, **_known(options)))
 
 
-@dataclass(frozen=True, eq=False)
-class Patching(PatchTable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Patching(_Seen, PatchTable):
     """A patching with the ways to look at it; see ``PatchTable`` for its columns and conversions."""
 
     def show(self, *, every: int = 1) -> None:
         """Print the grid to the terminal; ``every`` k: each k-th layer, counted back from the last."""
-        from rich.console import Console
-
-        from midstream.view.patch_grid import PatchGrid
-
-        Console().print(PatchGrid(self, every))
+        self._print(every=every)
 
     def plot(self, path: str | Path) -> None:
         """Draw the effects and the control's as an SVG, PNG or PDF figure, by the ending of ``path``."""
@@ -242,6 +278,11 @@ class Patching(PatchTable):
 
         write_patching(_parquet(path), self)
 
+    def _view(self, **options: Any) -> RenderableType:
+        from midstream.view.patch_grid import PatchGrid
+
+        return PatchGrid(self, **options)
+
 
 class Sample:
     """Texts on their way: iterate to have each token as it comes; ``texts`` has all that was made, and ends the rest.
@@ -253,6 +294,10 @@ class Sample:
         self._model, self._rest, self._count = model, pieces, count
         self._broken = False
         self.pieces: list[Piece] = []
+
+    def __repr__(self) -> str:
+        """How many texts, and how far they are; asks for nothing more."""
+        return f"<Sample: {self._count} texts · {len(self.pieces):,} tokens so far; texts has all>"
 
     def __iter__(self) -> Iterator[Piece]:
         """Each token with what was read where it was chosen (``run.sample.Piece``), from the first on."""

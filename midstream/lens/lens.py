@@ -70,17 +70,17 @@ class Lens:
     name: str
     reader: Literal["output", "input"]
     offset: int
-    transports: Mapping[int, Transport] = field(default_factory=dict)
+    transports: Mapping[int, Transport] = field(default_factory=dict, repr=False)
     calibrated: bool = True
     digest: str = ""
     kind: str = ""
     site: str | None = None
     layers: tuple[int, ...] | None = None
-    betas: Mapping[int, float] = field(default_factory=dict)
+    betas: Mapping[int, float] = field(default_factory=dict, repr=False)
     source: Source = "stream"
-    baselines: tuple[Lens, ...] = ()
-    back_off: BackOff | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    baselines: tuple[Lens, ...] = field(default=(), repr=False)
+    back_off: BackOff | None = field(default=None, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def reads(self, layer: int, site: str) -> bool:
         """Whether it has a reading at that place."""

@@ -30,12 +30,12 @@ class Model:
     """
 
     name: str
-    module: nn.Module
-    tokenizer: Tokenizer
-    anatomy: Anatomy
+    module: nn.Module = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    anatomy: Anatomy = field(repr=False)
     engine: Engine
-    fingerprint: Fingerprint
-    proof: Proof
+    fingerprint: Fingerprint = field(repr=False)
+    proof: Proof = field(repr=False)
     context: int
     notes: tuple[str, ...] = field(default=())
     source: str = ""

@@ -7,6 +7,9 @@ import hashlib
 import re
 from html import escape
 from importlib.resources import files
+from io import StringIO
+
+from rich.console import Console, RenderableType
 
 from midstream.record import Array, ReadingTable
 from midstream.view import chart, pack, token_text
@@ -20,6 +23,9 @@ TITLE = 110
 
 PLAIN_POSITIONS, PLAIN_ROWS = 12, 8
 """Size of the table for readers without script: the last positions, every so many layers."""
+
+WIDTH = 110
+"""Characters of a line of what ``printed`` gives."""
 
 
 def script() -> str:
@@ -64,7 +70,7 @@ def page(
 <style>{look}</style>
 <body class="ms-page">
 <header><h1>{shown}</h1>
-<p>{_subtitle(table)}</p></header>
+<p>{escape(about(table))}</p></header>
 <main>{_place(table, tracks, statistic)}</main>
 <script>{code}</script>
 </body>
@@ -72,9 +78,34 @@ def page(
 """
 
 
-def fragment(table: ReadingTable, *, tracks: dict[str, Array] | None = None) -> str:
-    """The grid for a notebook's ``_repr_html_``: needs no kernel and no network, and several may stand on one page."""
-    return f"<style>{style()}</style>\n{_place(table, tracks)}\n<script>{script()}</script>"
+def fragment(table: ReadingTable, *, tracks: dict[str, Array] | None = None, statistic: str = chart.DEFAULT) -> str:
+    """The grid for a notebook's ``_repr_html_``: needs no kernel and no network, and several may stand on one page.
+
+    Its style goes with the grid into a shadow tree, so that neither disturbs the other's look.
+    """
+    return f"{_place(table, tracks, statistic, look=f'<style>{style()}</style>')}\n<script>{script()}</script>"
+
+
+def printed(view: RenderableType) -> str:
+    """What the terminal shows of anything else, for a notebook's ``_repr_html_``."""
+    console = Console(record=True, file=StringIO(), width=WIDTH, force_jupyter=False)
+    console.print(view)
+    code = console.export_html(inline_styles=True, code_format="{code}")
+    return f'<pre style="font: 13px/1.3 ui-monospace, monospace; overflow-x: auto">{code}</pre>'
+
+
+def about(table: ReadingTable) -> str:
+    """Whose reading, through which lenses, of how much: one line."""
+    lenses = list(dict.fromkeys(table.columns["lens"].tolist()))
+    count = len(set(table.columns["position"].tolist()))
+    parts = [
+        table.provenance.model,
+        f"{', '.join(lenses)} lens" + ("es" if len(lenses) > 1 else ""),
+        f"{table.layers} blocks",
+        f"{count:,} token" + ("s" if count != 1 else ""),
+        str(table.provenance.precision.get("name", "")),
+    ]
+    return " · ".join(part for part in parts if part)
 
 
 def _static(name: str) -> str:
@@ -85,10 +116,10 @@ def _hash(inline: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
 
 
-def _place(table: ReadingTable, tracks: dict[str, Array] | None, statistic: str = chart.DEFAULT) -> str:
+def _place(table: ReadingTable, tracks: dict[str, Array] | None, statistic: str = chart.DEFAULT, look: str = "") -> str:
     packed = base64.b64encode(pack.pack(table, tracks=tracks, statistic=statistic)).decode()
     return (
-        f'<div data-midstream="waiting"><script type="application/x-midstream">{packed}</script>'
+        f'<div data-midstream="waiting">{look}<script type="application/x-midstream">{packed}</script>'
         f'<div class="ms-plain">{_plain(table)}</div></div>'
     )
 
@@ -105,19 +136,6 @@ def _joined(escaped: str) -> str:
         return bytes.fromhex(escaped.replace("\\x", "")).decode()
     except UnicodeDecodeError:
         return escaped
-
-
-def _subtitle(table: ReadingTable) -> str:
-    lenses = list(dict.fromkeys(table.columns["lens"].tolist()))
-    count = len(set(table.columns["position"].tolist()))
-    parts = [
-        table.provenance.model,
-        f"{', '.join(lenses)} lens" + ("es" if len(lenses) > 1 else ""),
-        f"{table.layers} blocks",
-        f"{count:,} token" + ("s" if count != 1 else ""),
-        str(table.provenance.precision.get("name", "")),
-    ]
-    return escape(" · ".join(part for part in parts if part))
 
 
 def _plain(table: ReadingTable) -> str:

@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from view.chromium import cell, grid
 from view.sample import HOSTILE, reading, several
 
 from midstream.view import chart, html, token_text
 from midstream.view.layout import lay_out
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
 TABLE, TRACKS = reading(tokens=30, layers=8, subs=True)
 LAYOUT = lay_out(TABLE)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("pages")
-
-
-@pytest.fixture
-def opened(browser, folder):
-    """Opens a document; the test fails if it logs an error, asks for anything, or runs a token."""
-    pages, trouble = [], []
-
-    def open_page(text: str = "", **context):
-        path = folder / f"{len(list(folder.iterdir()))}.html"
-        path.write_text(text or html.page(TABLE, tracks=TRACKS), encoding="utf-8")
-        page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}).new_page()
-        page.on("console", lambda message: message.type in ("error", "warning") and trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: trouble.append(dialog.message))
-        page.on("request", lambda request: request.url not in (path.as_uri(), "data:,") and trouble.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_selector("[data-midstream=open]")
-        pages.append(page)
-        return page
-
-    yield open_page
-    assert trouble == []
-    for page in pages:
-        assert page.evaluate("typeof window.__pwned") == "undefined"
-        page.context.close()
-
-
-def cell(page, line: int, col: int) -> dict:
-    """Where the middle of a cell is inside the scroller."""
-    code = f"""{{
-        x: g.sizes.gutter + ({col} + 0.5) * g.sizes.cell - g.scroller.scrollLeft,
-        y: g.sizes.head + ({line} + 0.5) * g.sizes.line - g.scroller.scrollTop }}"""
-    return grid(page, code)
-
-
-def grid(page, code: str):
-    return page.evaluate(f"(() => {{ const g = document.querySelector('[data-midstream]').grid; return {code}; }})()")
+PAGE = html.page(TABLE, tracks=TRACKS)
 
 
 def test_hovering_shows_everything_about_a_cell(opened):
-    page = opened()
+    page = opened(PAGE)
     page.hover(".ms-scroller", position=cell(page, 0, 1))
     box = page.locator(".ms-box")
     text = box.inner_text()
@@ -152,7 +95,7 @@ def test_cells_of_a_change_are_painted_in_its_colours(opened):
 
 
 def test_a_click_follows_the_top_token_and_another_from_its_list(opened):
-    page = opened()
+    page = opened(PAGE)
     chips = page.locator(".ms-side li")
     assert chips.count() == 1  # the watched token
     page.click(".ms-scroller", position=cell(page, 2, 2))
@@ -165,7 +108,7 @@ def test_a_click_follows_the_top_token_and_another_from_its_list(opened):
 
 
 def test_curves_are_exact_where_tracked_and_have_gaps_where_not(opened):
-    page = opened()
+    page = opened(PAGE)
     token = int(TABLE.columns["top_ids"][LAYOUT.index[-1, 4], 0])
     own = (TRACKS["position"] == 4) & (TRACKS["watch_id"] == token) & (TRACKS["site"] == "resid_post")
     wanted = dict(zip(TRACKS["layer"][own].tolist(), TRACKS["rank"][own].tolist(), strict=True))
@@ -183,7 +126,7 @@ def test_curves_are_exact_where_tracked_and_have_gaps_where_not(opened):
 
 
 def test_the_keyboard_does_everything(opened):
-    page = opened()
+    page = opened(PAGE)
     page.locator(".ms-scroller").focus()
     assert grid(page, "[g.cursor.line, g.cursor.col]") == [0, 29]
     for key, place in [
@@ -203,7 +146,7 @@ def test_the_keyboard_does_everything(opened):
 
 
 def test_what_a_screen_reader_is_told(opened):
-    page = opened()
+    page = opened(PAGE)
     page.locator(".ms-scroller").focus()
     page.keyboard.press("ArrowDown")
     said = page.locator("[aria-live]").text_content()
@@ -217,7 +160,7 @@ def test_what_a_screen_reader_is_told(opened):
 @pytest.mark.parametrize("name", chart.STATISTICS)
 def test_page_and_python_agree_on_every_statistic(opened, name):
     """One page would do for all, but a failure should name the statistic."""
-    page = opened()
+    page = opened(PAGE)
     page.select_option(".ms-controls select", name)
     stat = chart.statistic(name)
     scale = chart.scale(TABLE, stat)
@@ -321,7 +264,7 @@ def test_a_cell_shows_every_lens_that_reads_it(lenses):
 
 
 def test_strides_keep_the_last_layer_and_blocks_can_be_opened(opened):
-    page = opened()
+    page = opened(PAGE)
     rows = "g.rows.map((row) => g.grid.labels[row])"
     assert grid(page, rows) == [str(layer) for layer in range(8, -1, -1)]
     page.select_option("label:has-text('Rows') select", "3")
@@ -331,7 +274,7 @@ def test_strides_keep_the_last_layer_and_blocks_can_be_opened(opened):
 
 
 def test_only_what_is_visible_is_painted(opened):
-    page = opened()
+    page = opened(PAGE)
     assert page.evaluate("document.querySelector('canvas').width") <= 1280
     assert grid(page, "g.space.offsetWidth") > grid(page, "g.scroller.clientWidth")
     page.locator(".ms-scroller").focus()
@@ -343,7 +286,7 @@ def test_only_what_is_visible_is_painted(opened):
 
 def test_light_dark_and_the_switch(opened):
     for scheme, other in (("light", "dark"), ("dark", "light")):
-        page = opened(color_scheme=scheme)
+        page = opened(PAGE, color_scheme=scheme)
         assert grid(page, "g.colours.name") == scheme
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.click(".ms-theme")
@@ -354,7 +297,7 @@ def test_light_dark_and_the_switch(opened):
 def test_every_text_has_contrast_in_both_themes(opened):
     """The style's colours against the ground, by the same formula as the cells' inks."""
     for scheme in ("light", "dark"):
-        page = opened(color_scheme=scheme)
+        page = opened(PAGE, color_scheme=scheme)
         found = page.evaluate(
             """() => { const probe = document.createElement("i"); document.querySelector(".ms").append(probe);
             const hex = (name) => { probe.style.color = `var(--ms-${name})`; return "#" + getComputedStyle(probe).color
@@ -383,7 +326,7 @@ def test_a_phone_gets_a_sheet_and_no_sideways_scrolling(opened, made):
 
 
 def test_paper_gets_the_whole_grid(opened):
-    page = opened()
+    page = opened(PAGE)
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".ms-paper td").count() == 9 * 30

@@ -3,9 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -17,9 +15,6 @@ from midstream.study.verdict import decide
 from midstream.view import study_chart, study_index, study_page, study_text
 from midstream.view.study_index import Card
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
-)
 SVG = study_chart.render(chart())
 VOID = {"meta", "link", "img"}
 TAGS = {
@@ -232,18 +227,6 @@ def test_the_index_has_every_study_its_corrected_p_and_a_relative_link():
     ]
     assert study_index.index_html([]).count("<section") == 0
     assert study_index.index_markdown([]).startswith("# Studies")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Controls {
       el("button", { type: "button", role: "tab", onclick: () => this.on.lens(grid) }, el("b", {}, grid.lens), el("span", {}, aboutName(grid)));
     const list = el("div", { class: "ms-lenses", role: "tablist", "aria-label": "lens" }, ...grids.map(tab));
     list.addEventListener("keydown", (event) => {
-      const at = [...list.children].indexOf(document.activeElement);
+      const at = [...list.children].indexOf(list.getRootNode().activeElement);
       const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: grids.length - 1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();

@@ -200,7 +200,7 @@ class MidstreamGrid {
   }
 
   paintSoon() {
-    if (this.waiting) return;
+    if (this.waiting || !this.sizes) return; // not on the page yet, or where nobody sees it
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
       this.scene = {
@@ -215,7 +215,7 @@ class MidstreamGrid {
 
   paintOver() {
     if (!this.scene) return;
-    const focused = this.held || this.root.ownerDocument.activeElement === this.scroller;
+    const focused = this.held || this.root.getRootNode().activeElement === this.scroller;
     paintOverlay(this.over, this.scene, { cursor: this.cursor, hover: this.hover, pins: this.followed.pins, focused });
   }
 
