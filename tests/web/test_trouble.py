@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -135,6 +136,7 @@ class TestLeaving:
 
         def endless(ask):
             for token in itertools.count():
+                time.sleep(0.01)  # as a model would; a page that is flooded has no time for clicks
                 yield SimpleNamespace(branch="plain", token=token, text=" king", logprob=-1.0, ended="")
 
         monkeypatch.setattr(handed, "sample", endless)
