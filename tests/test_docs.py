@@ -135,6 +135,16 @@ def test_make_targets_exist():
     assert {"read", "test", "check", "bench", "help"} <= rules
 
 
+def test_what_is_in_the_bundle_is_listed():
+    """Version, licence and hash of every package of the page, as its lock file has them."""
+    packages = json.loads((ROOT / "web" / "package-lock.json").read_text())["packages"]
+    table = (ROOT / "docs" / "serve.md").read_text()
+    bundled = {path.removeprefix("node_modules/"): one for path, one in packages.items() if path and "dev" not in one}
+    assert bundled
+    for name, one in bundled.items():
+        assert f"| {name} | {one['version']} | {one['license']} | `{one['integrity']}` |" in table
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
