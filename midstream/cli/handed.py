@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class Handed:
     """See ``web.desk.Desk`` for what its functions give."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, given: Mapping[str, str | None] | None = None) -> None:
+        """``given``: what every model is loaded with: options of ``load`` -> value, None where it was not said."""
         self._desk = desk
+        self._given = {name: value for name, value in (given or {}).items() if value is not None}
         self.models = tuple(desk.models)
         self._about = self._now()
 
@@ -85,13 +87,14 @@ class Handed:
         """The command, and the Python, that read the same."""
         known, chosen = self._desk.lenses(), self._desk.chosen
         lenses, edits = [known.get(name, name) for name in ask.lenses], [edit.spec(known) for edit in ask.edits]
-        named = {"model": None if chosen == "default" else chosen, "lens": lenses, "edit": edits}
+        named: dict[str, Any] = {"model": None if chosen == "default" else chosen, **self._given}
+        named |= {"lens": lenses, "edit": edits}
         named |= {
             "site": ask.sites if ask.sites != ["resid_post"] else [],
             "every": None if ask.every == 1 else ask.every,
         }
         named |= {"top-k": None if ask.top_k == 10 else ask.top_k}
-        return {"command": _command(ask, named), "python": _python(ask, named)}
+        return {"command": _command(ask, named), "python": _python(ask, named, self._given)}
 
 
 def _command(ask: ReadAsk, named: dict[str, Any]) -> str:
@@ -104,13 +107,14 @@ def _command(ask: ReadAsk, named: dict[str, Any]) -> str:
     return shlex.join([*words, *(["--"] if ask.text.startswith("-") else []), ask.text])
 
 
-def _python(ask: ReadAsk, named: dict[str, Any]) -> str:
+def _python(ask: ReadAsk, named: dict[str, Any], given: dict[str, str]) -> str:
     names = {"edit": "edits", "top-k": "top_k"}
-    given = {names.get(name, name): value for name, value in named.items() if value and name != "model"}
-    given |= ({"versus": True} if ask.edits else {}) | ({"special": True} if ask.special else {})
-    options = "".join(f", {name}={value!r}" for name, value in given.items())
-    model = "" if named["model"] is None else repr(named["model"])
+    options: dict[str, Any] = {name: value for name, value in named.items() if value and name not in ("model", *given)}
+    options |= ({"versus": True} if ask.edits else {}) | ({"special": True} if ask.special else {})
+    loaded = [] if named["model"] is None else [repr(named["model"])]
+    loaded += [f"{name}={value!r}" for name, value in given.items()]
+    read = "".join(f", {names.get(name, name)}={value!r}" for name, value in options.items())
     return (
-        f"import midstream as ms\n\nmodel = ms.load({model})\n"
-        f"reading = ms.read(model, {ask.text!r}{options})\nreading.show()\n"
+        f"import midstream as ms\n\nmodel = ms.load({', '.join(loaded)})\n"
+        f"reading = ms.read(model, {ask.text!r}{read})\nreading.show()\n"
     )

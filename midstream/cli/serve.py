@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,8 @@ def serve(
     for option, folder in [("lenses", one) for one in lenses or ()] + ([("studies", studies)] if studies else []):
         if not folder.is_dir():
             raise RequestError(f"--{option} {str(folder)!r}: there is no such folder.")
+    if twice := [name for name, count in Counter(one.resolve().name for one in lenses or ()).items() if count > 1]:
+        raise RequestError(f"two folders of lenses are named {twice[0]!r}: rename one.")
     shelf = _stores(store or ()), _studies(studies)
     waiting = _socket(host, port)
     from midstream.cli.handed import Handed
@@ -59,10 +62,11 @@ def serve(
     desk = Desk(
         lambda name: load_model(name or None, engine=engine, device=device, dtype=dtype),
         _models(model or [os.environ.get("MIDSTREAM_MODEL") or "default"]),
-        tuple(lenses or ()),
+        tuple(one.resolve() for one in lenses or ()),
         tokens,
     )
-    _run(Handed(desk), shelf, waiting, host)
+    given = {"engine": engine, "device": None if device == "cpu" else device, "dtype": dtype}
+    _run(Handed(desk, given), shelf, waiting, host)
 
 
 def _models(given: Iterable[str]) -> dict[str, str]:

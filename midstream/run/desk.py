@@ -12,7 +12,8 @@ import torch
 
 from midstream.errors import MidstreamError, RequestError, choices
 from midstream.lens.file import folder
-from midstream.lens.lens import BUILT_IN
+from midstream.lens.file.find import find
+from midstream.lens.lens import BUILT_IN, Lens
 from midstream.lens.read.reading import read_by_layers, read_chunks
 from midstream.lens.read.request import ReadOptions, Request, default_lenses, request
 from midstream.lens.read.table import join
@@ -80,6 +81,7 @@ class Desk:
     most: int = 2048
     chosen: str = field(init=False)
     _model: Model | None = field(init=False, default=None)
+    _lenses: dict[tuple[str, int], Lens] = field(init=False, default_factory=dict[tuple[str, int], Lens])
 
     def __post_init__(self) -> None:
         """Load the first model."""
@@ -103,12 +105,16 @@ class Desk:
         if name == self.chosen and self._model is not None:
             return
         self._model = None
+        self._lenses.clear()
         gc.collect()  # modules refer to themselves through their hooks
         try:
             self._model = self.load(self.models[name])
-        except MidstreamError:
+        except Exception as error:  # of the library too, such as too little memory
             self._model = self.load(self.models[self.chosen])
-            raise
+            if isinstance(error, MidstreamError):
+                raise
+            said = str(error).strip().partition("\n")[0]
+            raise RequestError(f"{name} could not be loaded: {said or type(error).__name__}") from error
         self.chosen = name
 
     def lenses(self) -> dict[str, str]:
@@ -137,7 +143,7 @@ class Desk:
         """
         encoded = self.encode(text, special=options.get("special", False))
         edits = edits_of(Setting(self.model, encoded.ids), list(options.get("edits", ())))  # pyright: ignore[reportArgumentType]
-        wanted = request(self.model, {**options, "lens": self._files(options.get("lens")), "edits": edits})
+        wanted = request(self.model, {**options, "lens": self._read(options.get("lens")), "edits": edits})
         if (rows := count_rows(encoded, wanted)) > LARGEST_PAGE:
             raise RequestError(
                 f"{rows:,} cells are more than a page shows well: expected at most {LARGEST_PAGE:,}; read "
@@ -202,12 +208,22 @@ class Desk:
                 f"this was read by {shown.stamp.model}, and {self.model.name} is in memory: read it again."
             )
 
-    def _files(self, names: object) -> list[str]:
+    def _read(self, names: object) -> list[Lens]:
+        """The lenses of these names, each file's in memory once: a reading is kept with its lenses."""
         known = self.lenses()
         listed = list(names) if isinstance(names, (list, tuple)) else list(self.usual())
         if unknown := [name for name in listed if name not in known]:
             raise choices("lens", unknown[0], known)
-        return [known[name] for name in listed]
+        return [self._found(known[name]) for name in listed]
+
+    def _found(self, name: str) -> Lens:
+        if name in BUILT_IN:
+            return find(self.model, name)
+        file = Path(name) if Path(name).is_file() else folder.path(self.model, name)
+        key = (name, file.stat().st_mtime_ns if file.is_file() else 0)
+        if key not in self._lenses:
+            self._lenses[key] = find(self.model, name)
+        return self._lenses[key]
 
     def _outline(self, encoded: Encoded, wanted: Request) -> Outline:
         tokenizer = self.model.tokenizer

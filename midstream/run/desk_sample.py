@@ -50,7 +50,7 @@ def continued(model: Model, prompt: str, options: Options, edits: Sequence[str],
     plain = replace(options, ends=ends_of(model))
     branches = {PLAIN: plain}
     if edits or anchor:
-        setting = Setting(model, encoded.ids, generated=True, seed=options.seed)
+        setting = Setting(model, encoded.ids, generated=True)  # random vectors are those of a reading
         made = tuple(edits_of(setting, list(edits)))
         branches = {
             EDITED: replace(plain, edits=made, anchor=anchor_of(model, anchor) if anchor else None),

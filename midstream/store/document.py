@@ -23,14 +23,17 @@ def worst(store: Store, measure: str, *, most: int = 20) -> list[dict[str, Any]]
     """
     if measure not in measures(store):
         raise choices("measure", measure, measures(store))
-    order = "ASC" if measure in ("logprob", "accuracy", "agreement") else "DESC"
+    if measure == "lse":
+        raise RequestError("lse has no worse and no better: choose another measure.")
+    order = "ASC" if measure.endswith(("logprob", "accuracy", "agreement")) else "DESC"
     connection = connect(store)
     try:
         found = connection.execute(
             f"""SELECT doc_id, id, tokens, avg({expression(measure)}) AS value
             FROM readings JOIN documents USING (doc_id)
             WHERE layer = (SELECT max(layer) FROM readings) AND site = 'resid_post'
-            AND lens = (SELECT min(lens) FROM readings WHERE {expression(measure)} IS NOT NULL)
+            AND lens = (SELECT min(lens) FROM readings WHERE {expression(measure)} IS NOT NULL
+                AND layer = (SELECT max(layer) FROM readings) AND site = 'resid_post')
             GROUP BY doc_id, id, tokens HAVING value IS NOT NULL ORDER BY value {order}, doc_id LIMIT ?""",
             [most],
         ).fetchall()

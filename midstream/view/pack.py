@@ -51,6 +51,7 @@ def pack(
         "model": table.provenance.model,
         "precision": str(table.provenance.precision.get("name", "")),
         "layers": table.layers,
+        "less": "less" in table.provenance.settings,
         "grids": grids,
         "watched": [] if watched is None else [ids(i) for i in dict.fromkeys(watched["watch_id"].tolist())],
         "statistics": [limits(table, stat) for stat in chart.STATISTICS.values()],

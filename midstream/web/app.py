@@ -69,11 +69,12 @@ def _models(made: FastAPI, desk: Desk, line: Line) -> None:
 def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
     @made.post("/api/read", response_class=Told, status_code=200)
     async def read(ask: ReadAsk) -> Told:
-        """Read a text. Events: ``place`` in the line, ``opening``, ``cells`` as they come, ``end``, or ``error``."""
+        """Read a text. Events: ``place`` in the line, ``loading``, ``opening``, ``cells``, ``end``, or ``error``."""
         began = time.monotonic()
 
         def work() -> Iterator[tuple[str, Any]]:
             chart.statistic(ask.statistic)
+            yield from _chosen(desk, ask.model)
             shown = desk.show(ask)
             sent = Sent(shown.outline, ask.statistic)
             yield "opening", sent.opening()
@@ -96,15 +97,23 @@ def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
 
     @made.post("/api/sample", response_class=Told, status_code=200)
     async def sample(ask: SampleAsk) -> Told:
-        """Continue a text, with edits and without. Events: ``place``, ``token``, ``end``, or ``error``."""
+        """Continue a text, with edits and without. Events: ``place``, ``loading``, ``token``, ``end``; ``error``."""
 
         def work() -> Iterator[tuple[str, Any]]:
+            yield from _chosen(desk, ask.model)
             for new in desk.sample(ask):
                 fields = ("branch", "token", "text", "logprob", "ended")
                 yield "token", {name: getattr(new, name) for name in fields}
             yield "end", {}
 
         return Told(_events(line, work))
+
+
+def _chosen(desk: Desk, model: str) -> Iterator[tuple[str, Any]]:
+    """The model that was asked for is in memory after it: another page may have chosen another since."""
+    if model and model != desk.about()["model"]:
+        yield "loading", {"model": model}
+        desk.choose(model)
 
 
 def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
@@ -126,10 +135,11 @@ def _held(made: FastAPI, aside: Line, readings: Readings) -> None:
     """What needs no model is made aside, one at a time too: a file of a long reading takes gigabytes on its way."""
 
     @made.get("/api/readings/{name}.{form}")
-    async def exported(name: str, form: str) -> Any:
-        """A reading that was shown, as a file: json, csv, parquet, html, svg or png."""
+    async def exported(name: str, form: str, statistic: str | None = None) -> Any:
+        """A reading that was shown, as a file: json, csv, parquet, html, svg or png, coloured by a statistic."""
         kept = readings[name]
-        return await aside.once(lambda: export(kept.table, form, name="reading", statistic=kept.statistic))
+        colour = kept.statistic if statistic is None else chart.statistic(statistic).name
+        return await aside.once(lambda: export(kept.table, form, name="reading", statistic=colour))
 
     @made.get("/api/differences/{one}/{other}.{form}")
     async def exported_difference(one: str, other: str, form: str) -> Any:

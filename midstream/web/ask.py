@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from midstream.errors import choices
+from midstream.errors import RequestError, choices
 from midstream.view.chart import DEFAULT
 
 LONGEST = 200_000
@@ -51,6 +51,8 @@ class EditAsk(Ask):
         elif self.kind == "patch":
             pieces.append(f"patch={shlex.quote(self.text)}")
         elif self.kind == "swap":
+            if self.token.endswith("\\"):
+                raise RequestError("a swap cannot name a token that ends in a backslash: before a bar it is an escape.")
             pair = f"{_escaped(self.token)}|{_escaped(self.other)}"
             pieces.append(f"swap={shlex.quote(f'{self._source(lenses)}:{pair}')}")
         else:
@@ -81,9 +83,10 @@ Edits = Annotated[list[EditAsk], Field(max_length=32)]
 
 
 class ReadAsk(Ask):
-    """A reading of one text; with ``versus`` and edits also what these have moved."""
+    """A reading of one text by one model (empty: the one in memory); with edits also what these have moved."""
 
     text: Text
+    model: Name = ""
     lenses: Annotated[list[Name], Field(max_length=8)] = []
     every: Annotated[int, Field(ge=1, le=1000)] = 1
     sites: Annotated[list[Site], Field(min_length=1, max_length=4)] = ["resid_post"]
@@ -94,9 +97,10 @@ class ReadAsk(Ask):
 
 
 class SampleAsk(Ask):
-    """A continuation, with edits and beside it without."""
+    """A continuation by one model (empty: the one in memory), with edits and beside it without."""
 
     text: Text
+    model: Name = ""
     edits: Edits = []
     anchor: Annotated[str, Field(pattern=r"^([0-9]{1,4}:[0-9.]{1,8})?$")] = ""
     tokens: Annotated[int, Field(ge=1, le=512)] = 40

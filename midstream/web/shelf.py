@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 
-from midstream.errors import choices
+from midstream.errors import MidstreamError, RequestError, choices
 from midstream.record import as_list
 from midstream.store.document import document, worst
 from midstream.store.store import Store, open_store
@@ -34,8 +34,15 @@ def add(made: FastAPI, aside: Line, stores: Mapping[str, Path], studies: Mapping
 
     @made.get("/api/shelf")
     def shelf() -> dict[str, Any]:
-        """The stores and studies that may be opened."""
-        return {"stores": [_store(name, opened(name)) for name in stores], "studies": list(studies)}
+        """The stores and studies that may be opened, and what is wrong with the other stores."""
+        found: list[dict[str, Any]] = []
+        broken: list[str] = []
+        for name in stores:
+            try:
+                found.append(_store(name, opened(name)))
+            except MidstreamError as error:
+                broken.append(f"{name}: {error}")
+        return {"stores": found, "studies": list(studies), "broken": broken}
 
     @made.get("/api/stores/{name}")
     async def averages(name: str) -> dict[str, Any]:
@@ -58,7 +65,10 @@ def add(made: FastAPI, aside: Line, stores: Mapping[str, Path], studies: Mapping
     def report(name: str) -> Response:
         if name not in studies:
             raise choices("study", name, studies or ["none: give --studies when the server is started"])
-        return Response((studies[name] / "report.html").read_bytes(), headers=REPORT)
+        file = studies[name] / "report.html"
+        if not file.is_file():
+            raise RequestError(f"the report of {name} is gone since the server was started.")
+        return Response(file.read_bytes(), headers=REPORT)
 
 
 def _store(name: str, store: Store) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import weakref
 from types import SimpleNamespace
 
@@ -91,5 +92,34 @@ def test_what_another_model_has_read_is_not_asked_of_this_one(desk, monkeypatch)
 
 def test_a_sink_has_no_neighbours_and_is_none(desk):
     shown = desk.show("a king was there and then a king was there", {}, command="")
-    found = desk.near(shown, 5, 20, "resid_post")
-    assert all(position != 5 for position, _ in found)
+    found = [position for position, _ in desk.near(shown, 5, 20, "resid_post")]
+    assert found
+    assert not {0, 5} & set(found)
+    assert desk.near(shown, 0, 20, "resid_post") == []
+
+
+def test_a_model_too_large_is_refused_in_a_sentence_and_the_other_comes_back(desk):
+    def load_(name):
+        if name == "nowhere/at-all":
+            raise MemoryError("not enough memory\nand a long story")
+        return load(name)
+
+    desk.load = load_
+    with pytest.raises(RequestError, match=r"other could not be loaded: not enough memory$"):
+        desk.choose("other")
+    assert desk.chosen == "tiny"
+    assert len(desk.show("a king was there", {}, command="").outline.tokens) > 3
+
+
+def test_a_lens_is_in_memory_once_until_its_file_or_the_model_changes(desk, tiny, tmp_path):
+    def lens():
+        return desk.show("a king was there", {"lens": ["mine/first"]}, command="").request.lenses[0]
+
+    def weight(lens):
+        return lens.transports[3].weight.data_ptr()
+
+    first = lens()
+    assert weight(first) == weight(lens())
+    save(sample(tiny, seed=1), tmp_path / "mine" / "first.safetensors")
+    os.utime(tmp_path / "mine" / "first.safetensors", ns=(1, 1))
+    assert weight(first) != weight(lens())

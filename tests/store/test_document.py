@@ -53,6 +53,18 @@ def test_it_is_the_reading_of_the_text(scanned, tiny, number):
     assert lay_out(found, lens="input").tops(found).tolist() == lay_out(read, lens="input").tops(read).tolist()
 
 
+@pytest.mark.parametrize("measure", ["logprob", "final_top1_logprob", "input_logprob", "accuracy", "entropy"])
+def test_the_worst_comes_first(scanned, measure):
+    values = [one["value"] for one in worst(open_store(scanned / "store"), measure)]
+    assert len(values) == len(TEXTS)
+    assert values == sorted(values, reverse=measure == "entropy")
+
+
+def test_what_is_neither_good_nor_bad_has_no_worst(scanned):
+    with pytest.raises(RequestError, match="no worse and no better"):
+        worst(open_store(scanned / "store"), "lse")
+
+
 def test_what_was_not_kept_is_undefined(scanned):
     found = document(open_store(scanned / "few"), 1)
     assert np.isnan(found.columns["entropy"]).all()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
+import midstream as ms
 from midstream.__main__ import main
 from midstream.cli.handed import Handed
 from midstream.model.load import load
 from midstream.run.desk import Desk
+from midstream.run.desk_sample import continued
+from midstream.sample.generate import Options
 from midstream.web.app import app
+from midstream.web.ask import EditAsk, ReadAsk
 from midstream.web.guard import Guard, Rules
 from midstream.web.readings import KEPT
 
@@ -173,13 +180,70 @@ def test_two_readings_are_compared_where_their_tokens_agree(client):
     assert client.get(f"/api/differences/{one}/gone.csv").status_code == 404
 
 
+@pytest.mark.parametrize("text", [" king' length=9", ' "; scale=0 site=mlp_out', "a\\' times=9 x='", "x=y|z:w", "\n"])
+def test_what_a_person_types_stays_one_value(text):
+    """Quoted or not, it can say nothing else of the edit."""
+    made = EditAsk(kind="add", layers="3", vector="embedding", token=text, amount=0.5).spec({})
+    plain = EditAsk(kind="add", layers="3", vector="embedding", token="a", amount=0.5).spec({})
+    keys = [piece.partition("=")[0] for piece in shlex.split(made)]
+    assert keys == [piece.partition("=")[0] for piece in shlex.split(plain)]
+    pieces = dict(piece.split("=", 1) for piece in shlex.split(made))
+    assert re.sub(r"\\([:|])", r"\1", pieces["add"]) == f"embedding:{text}"
+    patch = dict(piece.split("=", 1) for piece in shlex.split(EditAsk(kind="patch", layers="3", text=text).spec({})))
+    assert (len(patch), patch["patch"]) == (3, text)
+
+
+def test_the_model_that_an_ask_names_answers_it(tiny_folder, tiny):
+    """Another page may have chosen another since."""
+    loaded = []
+
+    def two(name):
+        loaded.append(name)
+        return replace(load(tiny_folder), name=name)
+
+    desk = Desk(two, {"a": "a", "b": "b"})
+    with TestClient(app(Handed(desk))) as client:
+        client.post("/api/model", json={"model": "b"})
+        found = read(client, model="a")
+        assert [kind for kind, _ in found][:2] == ["loading", "opening"]
+        assert found[-1][1]["provenance"]["model"] == "a"
+        assert "--model a" in found[-1][1]["code"]["command"]
+        tokens = events(client.post("/api/sample", json={"text": TEXT, "tokens": 1, "model": "b"}))
+        assert tokens[0] == ("loading", {"model": "b"})
+        assert read(client, model="c")[-1][0] == "error"
+    assert loaded == ["a", "b", "a", "b"]
+
+
+def test_code_loads_the_model_as_the_server_did(tiny_folder):
+    desk = Desk(lambda name: load(name, dtype="bfloat16"), {str(tiny_folder): str(tiny_folder)})
+    code = Handed(desk, {"dtype": "bfloat16", "engine": None}).code(ReadAsk(text=TEXT))
+    assert "--dtype bfloat16" in code["command"]
+    assert "engine" not in code["command"] + code["python"]
+    names = {}
+    exec(code["python"], names)
+    assert names["model"].dtype == torch.bfloat16
+
+
+def test_a_random_vector_is_the_readings_whatever_the_seed(tiny):
+    """The seed is for draws: grid and continuation show one edit."""
+    edits = ["layers=12 add=random length=3"]
+    firsts = [next(continued(tiny, TEXT, Options(1, seed=seed), edits, "")).token for seed in range(4)]
+    wanted = ms.read(tiny, TEXT, edits=edits, layers=[30]).columns["top_ids"][-1, 0]
+    assert firsts == [wanted] * 4
+
+
+def test_a_file_is_coloured_as_the_grid_is(client):
+    name = read(client, every=30)[-1][1]["reading"]
+    files = {client.get(f"/api/readings/{name}.html?statistic={one}").text for one in ("entropy", "rank")}
+    assert len(files) == 2
+    assert client.get(f"/api/readings/{name}.html?statistic=nothing").status_code == 400
+
+
 @pytest.mark.parametrize(
     "edit",
     [
         {"kind": "add", "vector": "difference", "token": "/etc/passwd"},
         {"kind": "add", "vector": "lens", "lens": "/etc/passwd", "token": " king"},
-        {"kind": "add", "vector": "embedding", "token": " king' difference=/etc/passwd:/etc/passwd"},
-        {"kind": "patch", "text": "x' replace=difference:/etc/passwd:/etc/passwd"},
         {"kind": "add", "layers": "3 add=difference:/etc/passwd:/etc/hosts"},
         {"kind": "scale", "positions": "0 patch=/etc/passwd"},
         {"kind": "scale", "amount": float("1e400")},

@@ -83,6 +83,23 @@ def test_what_is_not_there_is_told(client, path):
     assert "Traceback" not in found.text
 
 
+def test_a_store_that_cannot_be_opened_hides_no_other(tiny, client, tmp_path):
+    (tmp_path / "gone").mkdir()
+    shelf = {"gone": tmp_path / "gone", "store": client.folder / "store"}
+    with TestClient(app(Handed(Desk(lambda _: tiny, {"tiny": "tiny"})), shelf)) as other:
+        found = other.get("/api/shelf").json()
+    assert [store["name"] for store in found["stores"]] == ["store"]
+    assert found["broken"][0].startswith("gone: ")
+
+
+def test_two_folders_of_lenses_of_one_name_are_refused(midstream, tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name / "lenses").mkdir(parents=True)
+    done = midstream("serve", "--lenses", str(tmp_path / "x" / "lenses"), "--lenses", str(tmp_path / "y" / "lenses"))
+    assert done.exit_code != 0
+    assert "two folders of lenses are named 'lenses'" in done.stderr
+
+
 def test_two_stores_of_one_name_and_what_is_none_are_refused(client, tmp_path):
     (tmp_path / "store").symlink_to(client.folder / "store")
     with pytest.raises(RequestError, match="no store"):

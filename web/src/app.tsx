@@ -14,7 +14,8 @@ export function App() {
   const [desk, setDesk] = useState<Desk | null>(null);
   const [said, setSaid] = useState("");
   const written = useRef("");
-  const linked = useRef(/[#&](text|side)=/.test(location.hash));
+  const read = useRef(/[#&]text=/.test(location.hash));
+  const compared = useRef(/[#&]side=/.test(location.hash));
 
   const change = useCallback((part: Partial<State>) => setState((old) => ({ ...old, ...part })), []);
 
@@ -50,8 +51,7 @@ export function App() {
   useEffect(() => {
     get<Desk>("/api/desk").then(
       async (found) => {
-        setDesk(found);
-        if (state.model && state.model !== found.model) await choose(state.model);
+        if (!state.model || state.model === found.model || !(await choose(state.model))) setDesk(found);
       },
       (error: Refusal) => setSaid(error.message),
     );
@@ -73,8 +73,8 @@ export function App() {
       </header>
       <p class="said" role="status">{said}</p>
       <main>
-        {desk && state.page === "read" && <Read desk={desk} state={state} change={change} linked={linked.current} />}
-        {desk && state.page === "compare" && <Compare desk={desk} state={state} change={change} choose={choose} linked={linked.current} />}
+        {desk && state.page === "read" && <Read desk={desk} state={state} change={change} again={read} />}
+        {desk && state.page === "compare" && <Compare desk={desk} state={state} change={change} again={compared} />}
         {state.page === "shelf" && <Shelf />}
       </main>
     </>

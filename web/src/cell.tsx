@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import type { Data, Grid, MidstreamGrid } from "./grid";
-import { post } from "./server";
+import { post, type Refusal } from "./server";
 import { type Edit, EDIT } from "./state";
 import { textOf } from "./token";
 
@@ -23,15 +23,21 @@ interface Given {
 }
 
 export function Cell({ grid, reading, row, col, edit, anchor }: Given) {
-  const { data } = grid as unknown as { data: Data };
+  const { data } = grid;
   const here = grid.grid;
   const [layer, site, position] = [here.layers[row]!, here.sites[row]!, here.positions[col]!];
   const [near, setNear] = useState<Near[] | null>(null);
+  const [said, setSaid] = useState("");
 
   useEffect(() => {
     let stale = false;
     setNear(null);
-    post<Near[]>("/api/near", { reading, position, layer, site }).then((found) => stale || setNear(found), () => stale || setNear([]));
+    setSaid("");
+    post<Near[]>("/api/near", { reading, position, layer, site }).then((found) => {
+      if (stale) return;
+      setNear(found);
+      setSaid(found.length ? "Cosine of the stream there, less its mean over the text." : "None: this stream is an attention sink’s, or all others are.");
+    }, (error: Refusal) => stale || setSaid(error.message));
     return () => void (stale = true);
   }, [reading, layer, site, position]);
 
@@ -46,7 +52,6 @@ export function Cell({ grid, reading, row, col, edit, anchor }: Given) {
         {data.grids.map((one) => <Lens data={data} one={one} layer={layer} site={site} position={position} />)}
         <div>
           <h3>Most alike</h3>
-          {near?.length === 0 && <p class="soft">None: its stream is an attention sink’s.</p>}
           <ol class="near">
             {near?.map(({ position: at, cosine }) => (
               <li>
@@ -57,7 +62,7 @@ export function Cell({ grid, reading, row, col, edit, anchor }: Given) {
               </li>
             ))}
           </ol>
-          <p class="soft">Cosine of the stream there, less its mean over the text.</p>
+          <p class="soft" role="status">{said}</p>
         </div>
       </div>
       <p class="here">

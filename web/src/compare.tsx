@@ -19,12 +19,11 @@ interface Given {
   desk: Desk;
   state: State;
   change: (part: Partial<State>) => void;
-  choose: (model: string) => Promise<Desk | null>;
-  /** Whether the page was opened by a link that names what is compared: it is read at once. */
-  linked: boolean;
+  /** Whether it is compared at once: it was before, or a link names it. */
+  again: { current: boolean };
 }
 
-export function Compare({ desk, state, change, choose, linked }: Given) {
+export function Compare({ desk, state, change, again }: Given) {
   const first = { text: state.wish.text, lens: desk.usual[0]!, model: desk.model };
   const sides = state.sides ?? [first, { ...first, lens: desk.usual[1] ?? first.lens }];
   const [said, setSaid] = useState("");
@@ -36,7 +35,7 @@ export function Compare({ desk, state, change, choose, linked }: Given) {
   const running = useRef<AbortController | null>(null);
 
   useEffect(() => {
-    if (linked && state.sides) go();
+    if (again.current && state.sides) go();
     return () => {
       running.current?.abort();
       grid.current?.remove();
@@ -46,13 +45,16 @@ export function Compare({ desk, state, change, choose, linked }: Given) {
   const put = (at: number, part: Partial<Side>) => change({ sides: sides.map((one, i) => (i === at ? { ...one, ...part } : one)) as [Side, Side] });
 
   /** Reads one side, by its model; the name of the reading. Raises Refusal, or an abort. */
-  const one = async (side: Side, name: string, current: Desk, signal: AbortSignal): Promise<[string, Desk]> => {
+  const one = async (side: Side, name: string, signal: AbortSignal): Promise<string> => {
     setSaid(`Reading the ${name} …`);
-    const chosen = side.model === current.model ? current : await choose(side.model);
-    if (!chosen) throw new Refusal({ error: `The ${name} was not read: its model could not be loaded.` });
-    const quiet = { place: (ahead: number) => setSaid(`Waiting: ${ahead} before you.`), begun: () => undefined, more: () => undefined };
-    const wish = { text: side.text, lenses: [side.lens], inside: false, edits: [], anchor: "" };
-    return [(await read(asked(wish, chosen.sites), quiet, signal)).reading, chosen];
+    const quiet = {
+      place: (ahead: number) => setSaid(`Waiting: ${ahead} before you.`),
+      loading: (model: string) => setSaid(`Loading ${model} …`),
+      begun: () => undefined,
+      more: () => undefined,
+    };
+    const wish = { text: side.text, lenses: [side.lens], inside: false, edits: [] };
+    return (await read(asked(wish, { model: side.model, sites: [] }), quiet, signal)).reading;
   };
 
   const go = async () => {
@@ -62,8 +64,9 @@ export function Compare({ desk, state, change, choose, linked }: Given) {
     setFound(null);
     setBusy(true);
     try {
-      const [before, current] = await one(sides[0]!, "first", desk, mine.signal);
-      const [after] = await one(sides[1]!, "second", current, mine.signal);
+      again.current = true;
+      const before = await one(sides[0]!, "first", mine.signal);
+      const after = await one(sides[1]!, "second", mine.signal);
       const path = `/api/differences/${before}/${after}`;
       const compared = await get<Compared>(path);
       const data = await window.MidstreamGrid.unpack(compared.packed);

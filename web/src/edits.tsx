@@ -1,5 +1,6 @@
 // The edits that a text is read and continued under, each as a row of choices; `docs/edit.md` says what they mean.
 
+import { useState } from "preact/hooks";
 import type { Desk } from "./server";
 import { type Edit, EDIT } from "./state";
 
@@ -60,15 +61,26 @@ function One({ desk, edit, put }: { desk: Desk; edit: Edit; put: (part: Partial<
       )}
       {vector && edit.vector !== "random" && <Field label="token" value={edit.token} set={(token) => put({ token })} hint="␣Paris" />}
       {edit.kind === "swap" && <Field label="and token" value={edit.other} set={(other) => put({ other })} hint="␣London" />}
-      {amount && (
-        <label>
-          {amount[0]} <input type="number" step="any" value={edit.amount ?? ""} onInput={(event) => put({ amount: event.currentTarget.valueAsNumber || 0 })} />
-        </label>
-      )}
+      {amount && <Amount key={edit.kind} label={amount[0]} value={edit.amount} set={(value) => put({ amount: value })} />}
       <Field label="at layers" value={edit.layers} set={(layers) => put({ layers })} />
       <Field label="positions" value={edit.positions ?? ""} set={(positions) => put({ positions: positions || null })} hint="all" />
       <Choice label="site" values={Object.fromEntries(desk.sites.map((site) => [site, site]))} value={edit.site} choose={(site) => put({ site })} />
     </fieldset>
+  );
+}
+
+/** A number as it is typed: `0.` and `-` are on their way to one. */
+function Amount({ label, value, set }: { label: string; value: number | null; set: (value: number) => void }) {
+  const [text, setText] = useState(value === null ? "" : String(value));
+  const typed = (now: string) => {
+    setText(now);
+    if (now.trim() && Number.isFinite(Number(now))) set(Number(now));
+  };
+  const wrong = !Number.isFinite(Number(text)) || !text.trim();
+  return (
+    <label>
+      {label} <input type="text" inputMode="decimal" class="amount" aria-invalid={wrong} value={text} onInput={(event) => typed(event.currentTarget.value)} />
+    </label>
   );
 }
 

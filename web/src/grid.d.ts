@@ -60,6 +60,7 @@ export interface Listeners {
 }
 
 export interface MidstreamGrid {
+  data: Data;
   grid: Grid;
   stat: Statistic;
   wanted: string;
@@ -70,6 +71,7 @@ export interface MidstreamGrid {
   followed: { pins: Pin[]; drop(pin: Pin): void; toggle(grid: Grid, col: number, token: number): void };
   arrived(): void;
   restyle(): void;
+  change(choice: { every: number; subs: boolean }): void;
   setGrid(grid: Grid): void;
   setStatistic(name: string): void;
   moveTo(cell: { line: number; col: number }, open?: boolean): void;

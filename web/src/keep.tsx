@@ -6,19 +6,23 @@ import type { Ended } from "./reading";
 const FORMS = ["html", "svg", "png", "csv", "json", "parquet"];
 
 /** Links to what is at a path, as files. */
-export function Files({ path, name }: { path: string; name: string }) {
-  return <span>Save as {FORMS.map((form) => <a href={`${path}.${form}`} download={`${name}.${form}`}>{form}</a>)}</span>;
+export function Files({ path, name, query = "" }: { path: string; name: string; query?: string }) {
+  return <span>Save as {FORMS.map((form) => <a href={`${path}.${form}${query}`} download={`${name}.${form}`}>{form}</a>)}</span>;
 }
 
-export function Keep({ ended }: { ended: Ended }) {
+export function Keep({ ended, statistic }: { ended: Ended; statistic: string }) {
   const [copied, setCopied] = useState("");
   const copy = async (name: string, text: string) => {
-    await navigator.clipboard.writeText(text);
-    setCopied(`${name} copied`);
+    try {
+      await navigator.clipboard.writeText(text);
+      setCopied(`${name} copied`);
+    } catch {
+      setCopied(`this browser lets nothing be copied here: take the ${name} from ${name === "link" ? "the address" : "below"}`);
+    }
   };
   return (
     <section class="keep" aria-label="keep">
-      <Files path={`/api/readings/${ended.reading}`} name="reading" />
+      <Files path={`/api/readings/${ended.reading}`} name="reading" query={statistic && `?statistic=${encodeURIComponent(statistic)}`} />
       <span>
         Copy{" "}
         <button type="button" onClick={() => copy("link", location.href)}>link</button>

@@ -20,11 +20,11 @@ interface Given {
   desk: Desk;
   state: State;
   change: (part: Partial<State>) => void;
-  /** Whether the page was opened by a link that names a text: it is read at once. */
-  linked: boolean;
+  /** Whether the text is read at once: it was before, or a link names it. */
+  again: { current: boolean };
 }
 
-export function Read({ desk, state, change, linked }: Given) {
+export function Read({ desk, state, change, again }: Given) {
   const { wish } = state;
   const home = useRef<HTMLDivElement>(null);
   const grid = useRef<MidstreamGrid | null>(null);
@@ -52,6 +52,8 @@ export function Read({ desk, state, change, linked }: Given) {
     const mine = (running.current = new AbortController());
     const began = performance.now();
     let name = "";
+    let touched = false; // a token was followed while it was read: the link's are not put back over it
+    const inexact = (error: Error) => setSaid({ text: `Followed among the best tokens only: ${error.message}`, wrong: true });
     if (text.current !== null && text.current !== wanted.text) look.current = { ...look.current, cell: null, pins: null };
     text.current = wanted.text;
     if (edited.current !== null && edited.current !== wanted.edits.length > 0) look.current = { ...look.current, statistic: "" };
@@ -68,23 +70,31 @@ export function Read({ desk, state, change, linked }: Given) {
           setCell({ row, col });
           looked();
         },
-        pinned: (pin) => name && grid.current && exact(grid.current, name, pin).catch(() => undefined),
+        pinned: (pin) => {
+          touched = true;
+          if (name && grid.current) exact(grid.current, name, pin).catch(inexact);
+        },
         changed: looked,
       });
       restore(grid.current, wished);
+      touched = false;
       requestAnimationFrame(() => (home.current!.dataset.painted = String(Math.round(performance.now() - began))));
     };
     try {
-      const end = await read(asked(wanted, desk.sites), {
+      again.current = true;
+      const end = await read(asked(wanted, desk), {
         place: (ahead) => setSaid({ text: `Waiting: ${ahead} before you.` }),
+        loading: (model) => setSaid({ text: `Loading ${model} …` }),
         begun: show,
         more: () => grid.current?.arrived(),
       }, mine.signal);
       name = end.reading;
-      pins(grid.current!, wished);
-      for (const pin of grid.current!.followed.pins) exact(grid.current!, name, pin).catch(() => undefined);
+      if (!touched) pins(grid.current!, wished);
+      for (const pin of grid.current!.followed.pins) exact(grid.current!, name, pin).catch(inexact);
       home.current!.dataset.done = String(Math.round(performance.now() - began));
       setEnded(end);
+      if (wished.cell) setCell({ row: grid.current!.rows[grid.current!.cursor.line]!, col: grid.current!.cursor.col });
+      change({ model: desk.model });
       setSaid({ text: `${end.provenance.model}, ${end.seconds.toFixed(2)} s` });
     } catch (error) {
       if (error instanceof Refusal) setSaid({ text: error.message, wrong: true, first: error.first });
@@ -96,7 +106,7 @@ export function Read({ desk, state, change, linked }: Given) {
   }, [desk, looked]);
 
   useEffect(() => {
-    if (linked) go(wish);
+    if (again.current) go(wish);
     return () => {
       running.current?.abort();
       grid.current?.remove();
@@ -142,8 +152,8 @@ export function Read({ desk, state, change, linked }: Given) {
       {ended && cell && grid.current && (
         <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} edit={editHere} anchor={(layer) => set({ anchor: `${layer}:0.1` })} />
       )}
-      {ended && <Keep ended={ended} />}
-      <Sample text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
+      {ended && <Keep ended={ended} statistic={state.look.statistic} />}
+      <Sample model={desk.model} text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
     </>
   );
 }
@@ -170,6 +180,7 @@ function lookOf(grid: MidstreamGrid, old: Look): Look {
     lens: one.lens,
     statistic: grid.wanted,
     every: grid.every,
+    subs: grid.subs,
     cell: place ? [one.layers[row]!, one.sites[row]!, one.positions[grid.cursor.col]!] : null,
     pins: grid.followed.pins.map((pin) => [pin.grid.lens, pin.grid.positions[pin.col]!, pin.token]),
   };
@@ -177,10 +188,10 @@ function lookOf(grid: MidstreamGrid, old: Look): Look {
 
 /** The lens, statistic and cell of a link, as far as this reading has them. */
 function restore(grid: MidstreamGrid, look: Look): void {
-  const data = grid as unknown as { data: Data };
-  const lens = data.data.grids.find((one) => one.lens === look.lens);
+  if (look.every > 1 || look.subs) grid.change({ every: look.every, subs: look.subs });
+  const lens = grid.data.grids.find((one) => one.lens === look.lens);
   if (lens) grid.setGrid(lens);
-  if (data.data.statistics.some((one) => one.name === look.statistic)) grid.setStatistic(look.statistic);
+  if (grid.data.statistics.some((one) => one.name === look.statistic)) grid.setStatistic(look.statistic);
   if (!look.cell) return;
   const [layer, site, position] = look.cell;
   const line = grid.rows.findIndex((row) => grid.grid.layers[row] === layer && grid.grid.sites[row] === site);
@@ -189,7 +200,7 @@ function restore(grid: MidstreamGrid, look: Look): void {
 }
 
 function pins(grid: MidstreamGrid, look: Look): void {
-  const { data } = grid as unknown as { data: Data };
+  const { data } = grid;
   if (!look.pins) return;
   for (const pin of [...grid.followed.pins]) grid.followed.drop(pin);
   for (const [lens, position, token] of look.pins) {

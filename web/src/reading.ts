@@ -14,14 +14,15 @@ export interface Ended {
 
 export interface Progress {
   place(ahead: number): void;
+  loading(model: string): void;
   /** The first cells are there; later ones come into the same data. */
   begun(data: Data): void;
   more(data: Data): void;
 }
 
-export function asked({ text, lenses, inside, edits }: Wish, sites: string[]) {
+export function asked({ text, lenses, inside, edits }: Omit<Wish, "anchor">, { model, sites }: { model: string; sites: string[] }) {
   return {
-    text, lenses, edits, sites: inside ? sites : ["resid_post"],
+    text, model, lenses, edits, sites: inside ? sites : ["resid_post"],
     ...(edits.length ? { statistic: "kl_unedited" } : {}),
   };
 }
@@ -43,6 +44,7 @@ export async function read(wish: { text: string }, progress: Progress, signal: A
   let begun = false;
   for await (const [event, found] of events("/api/read", wish, signal)) {
     if (event === "place") progress.place(found.ahead);
+    else if (event === "loading") progress.loading(found.model);
     else if (event === "opening") data = opened(found);
     else if (event === "cells" && data) {
       fill(data, found);

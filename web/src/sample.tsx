@@ -14,17 +14,19 @@ const ENDS: Record<string, string> = {
 };
 
 interface Given {
+  model: string;
   text: string;
   edits: Edit[];
   anchor: string;
   setAnchor: (anchor: string) => void;
 }
 
-export function Sample({ text, edits, anchor, setAnchor }: Given) {
+export function Sample({ model, text, edits, anchor, setAnchor }: Given) {
   const [tokens, setTokens] = useState(40);
   const [temperature, setTemperature] = useState(0);
   const [seed, setSeed] = useState(0);
   const [branches, setBranches] = useState<Record<string, Branch>>({});
+  const [prompt, setPrompt] = useState("");
   const [said, setSaid] = useState("");
   const [busy, setBusy] = useState(false);
   const running = useRef<AbortController | null>(null);
@@ -36,10 +38,12 @@ export function Sample({ text, edits, anchor, setAnchor }: Given) {
     const mine = (running.current = new AbortController());
     setBusy(true);
     setBranches({});
+    setPrompt(text);
     setSaid("");
     try {
-      for await (const [event, found] of events("/api/sample", { text, edits, anchor, tokens, temperature, seed }, mine.signal)) {
+      for await (const [event, found] of events("/api/sample", { model, text, edits, anchor, tokens, temperature, seed }, mine.signal)) {
         if (event === "place") setSaid(`Waiting: ${found.ahead} before you.`);
+        if (event === "loading") setSaid(`Loading ${found.model} …`);
         if (event !== "token") continue;
         setSaid("");
         setBranches((old) => ({
@@ -72,7 +76,7 @@ export function Sample({ text, edits, anchor, setAnchor }: Given) {
         {Object.entries(branches).map(([name, { text: more, ended }]) => (
           <article>
             <h3>{name === "edited" ? "with the edits" : "as it is"} <span class="soft">{ENDS[ended] ?? ""}</span></h3>
-            <p><span class="soft">{text}</span><bdi class="new">{more}</bdi></p>
+            <p><span class="soft">{prompt}</span><bdi class="new">{more}</bdi></p>
           </article>
         ))}
       </div>

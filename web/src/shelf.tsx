@@ -24,19 +24,20 @@ interface Worst {
 type Columns = Record<string, any[]>;
 
 export function Shelf() {
-  const [shelf, setShelf] = useState<{ stores: Store[]; studies: string[] } | null>(null);
+  const [shelf, setShelf] = useState<{ stores: Store[]; studies: string[]; broken: string[] } | null>(null);
   const [said, setSaid] = useState("");
   const [open, setOpen] = useState<{ store: Store } | { study: string } | null>(null);
 
   useEffect(() => {
-    get<{ stores: Store[]; studies: string[] }>("/api/shelf").then(setShelf, (error: Refusal) => setSaid(error.message));
+    get<{ stores: Store[]; studies: string[]; broken: string[] }>("/api/shelf").then(setShelf, (error: Refusal) => setSaid(error.message));
   }, []);
 
   if (!shelf) return <p class="said" role="status">{said}</p>;
-  const { stores, studies } = shelf;
+  const { stores, studies, broken } = shelf;
   return (
     <>
-      {!stores.length && !studies.length && (
+      {broken.map((one) => <p class="said wrong">{one}</p>)}
+      {!stores.length && !studies.length && !broken.length && (
         <p>Nothing to open: start the server with <code>--store FOLDER</code> or <code>--studies FOLDER</code>.</p>
       )}
       <div class="shelf">
@@ -80,7 +81,13 @@ function Opened({ store }: { store: Store }) {
   }, []);
 
   useEffect(() => {
-    if (measure) get<Worst[]>(`${path}/worst/${measure}`).then(setWorst, () => setWorst([]));
+    if (measure) get<Worst[]>(`${path}/worst/${measure}`).then((found) => {
+      setWorst(found);
+      setSaid("");
+    }, (error: Refusal) => {
+      setWorst([]);
+      setSaid(error.message);
+    });
   }, [measure]);
 
   const show = async (doc: number) => {
@@ -110,7 +117,7 @@ function Opened({ store }: { store: Store }) {
           <Bands label={`${measure} by layer, 95 % intervals over documents`} bands={bands(found.columns, measure)} />
           <h2>Worst documents</h2>
           <table class="worst">
-            <thead><tr><th scope="col">document</th><th scope="col">tokens</th><th scope="col">mean at the last layer</th></tr></thead>
+            <thead><tr><th scope="col">document</th><th scope="col">tokens</th><th scope="col">mean at the last layer, all tokens</th></tr></thead>
             <tbody>
               {worst.map((one) => (
                 <tr>

@@ -30,11 +30,12 @@ export interface Side {
   model: string;
 }
 
-/** Of the grid: lens, statistic, stride, cell (layer, site, position), pins (lens, position, token id; null: as at first). */
+/** Of the grid: lens, statistic, stride, rows inside the blocks, cell (layer, site, position), pins (lens, position, token id; null: as at first). */
 export interface Look {
   lens: string;
   statistic: string;
   every: number;
+  subs: boolean;
   cell: [number, string, number] | null;
   pins: [string, number, number][] | null;
 }
@@ -53,7 +54,7 @@ export const START: State = {
   page: "read",
   model: "",
   wish: { text: "The Eiffel Tower is located in the city of", lenses: [], inside: false, edits: [], anchor: "" },
-  look: { lens: "", statistic: "", every: 1, cell: null, pins: null },
+  look: { lens: "", statistic: "", every: 1, subs: false, cell: null, pins: null },
   sides: null,
 };
 
@@ -81,6 +82,7 @@ export function fromFragment(fragment: string): State {
       lens: given.get("show") ?? look.lens,
       statistic: given.get("colour") ?? look.statistic,
       every: Math.max(1, Number(given.get("every")) || 1),
+      subs: given.has("subs"),
       cell: cell.length === 3 ? [Number(cell[0]), cell[1]!, Number(cell[2])] : null,
       pins: given.has("pin") ? pins.filter(([, position, token]) => Number.isInteger(position) && Number.isInteger(token)) : null,
     },
@@ -102,6 +104,7 @@ export function toFragment({ page, model, wish, look, sides }: State): string {
   add("show", look.lens);
   add("colour", look.statistic);
   add("every", look.every === 1 ? "" : String(look.every));
+  add("subs", look.subs ? "1" : "");
   add("cell", look.cell ? look.cell.join(".") : "");
   for (const pin of look.pins ?? []) add("pin", pin.join("_"));
   add("pin", look.pins?.length === 0 ? "none" : "");

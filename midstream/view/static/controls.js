@@ -38,16 +38,21 @@ class Controls {
     const { data } = this;
     const strides = [1, 2, 3, 4, 6, 8].filter((k) => k === 1 || k < data.layers);
     const name = (k) => (k === 1 ? "every layer" : `every ${k}${k === 2 ? "nd" : k === 3 ? "rd" : "th"}`);
-    const parts = [this.choice("Rows", strides.map((k) => [k, name(k)]), (k) => this.on.every(Number(k)))];
+    const every = this.choice("Rows", strides.map((k) => [k, name(k)]), (k) => this.on.every(Number(k)));
+    this.every = every.querySelector("select");
+    const parts = [every];
     if (data.grids.some((grid) => new Set(grid.sites).size > 1)) {
       const check = el("input", { type: "checkbox", onchange: () => this.on.subs(check.checked) });
+      this.subs = check;
       parts.push(el("label", { class: "ms-check" }, check, el("span", {}, "inside blocks")));
     }
     return parts;
   }
 
-  /** Marks the lens and the statistic that are shown, and offers the statistics that this lens has. */
-  show(grid, stat) {
+  /** Marks lens, statistic and rows that are shown, and offers the statistics that this lens has. */
+  show(grid, stat, every, subs) {
+    this.every.value = every;
+    if (this.subs) this.subs.checked = subs;
     const known = this.data.statistics.filter((one) => has(grid, one));
     this.select.replaceChildren(...known.map((one) => el("option", { value: one.name }, labelOf(one, grid))));
     this.select.value = stat.name;

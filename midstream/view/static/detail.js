@@ -94,6 +94,11 @@ function beside(data, grid, row, col, stat, show) {
   return el("table", { class: "ms-beside" }, caption, el("thead", {}, head), body);
 }
 
+/** What the numbers beside a cell's own are of: the text unedited, or the first of two readings. */
+function lessName(data) {
+  return data.less ? "first" : "unedited";
+}
+
 function named(data, grid, row, col, choose) {
   const cell = row * grid.positions.length + col;
   const at = (name) => (grid.columns[name] ? grid.columns[name][cell] : NaN);
@@ -108,7 +113,7 @@ function named(data, grid, row, col, choose) {
     );
   };
   add(aboutName(grid), grid.targets[col], at("rank"), at("logprob"));
-  add("unedited", -1, at("unedited_rank"), at("unedited_logprob"), NaN); // its logits' sum is not kept
+  add(lessName(data), -1, at("unedited_rank"), at("unedited_logprob"), NaN); // its logits' sum is not kept
   add("output’s top", outputTop(data, grid, col), at("final_top1_rank"), at("final_top1_logprob"));
   if (grid.offset !== 0) add("input", grid.tokens[col], at("input_rank"), at("input_logprob"));
   for (const token of data.watched) {
@@ -124,13 +129,13 @@ function spread(data, grid, row, col, choose) {
   const cell = row * grid.positions.length + col;
   const add = (label, shown) => list.append(el("div", {}, el("dt", {}, label), el("dd", {}, shown)));
   const top = grid.uneditedTop[cell];
-  if (top >= 0) add("top token, unedited", choose(top, tokenText(data.vocabulary[top])));
+  if (top >= 0) add(`top token, ${lessName(data)}`, choose(top, tokenText(data.vocabulary[top])));
   for (const name of ["entropy", "logprob_change", "kl_unedited", "kl_final_lens", "kl_lens_final", "kl_input_lens"]) {
     const stat = data.statistics.find((one) => one.name === name);
     const value = valueOf(grid, stat, row, col);
     if (Number.isFinite(value)) add(labelOf(stat, grid), written(stat, value));
     const unedited = grid.columns[`unedited_${name}`]?.[cell];
-    if (Number.isFinite(unedited)) add(`${stat.label}, unedited`, written(stat, unedited));
+    if (Number.isFinite(unedited)) add(`${stat.label}, ${lessName(data)}`, written(stat, unedited));
   }
   return list.children.length ? list : null;
 }

@@ -114,7 +114,7 @@ class MidstreamGrid {
     this.boxed.data = ` the top token is the ${about}${grid.offset === 0 ? "" : " that really came"}`;
     this.title.replaceChildren("Each layer’s ", el("b", {}, about), ", by the ", el("b", {}, grid.lens), " lens");
     this.scroller.setAttribute("aria-label", `${grid.lens} lens, ${about}: top token by layer and position`);
-    this.controls.show(grid, this.stat);
+    this.controls.show(grid, this.stat, this.every, this.subs);
   }
 
   setStatistic(name) {
