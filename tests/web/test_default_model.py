@@ -151,9 +151,9 @@ def test_stride_and_rows_inside_the_blocks(opened):
     page.get_by_label("inside the blocks").check()
     ask(page, "The capital of France is")
     lines = page.locator(".ms-scroller")
-    whole = int(lines.get_attribute("aria-rowcount"))
-    page.get_by_label("inside blocks").check()
     many = int(lines.get_attribute("aria-rowcount"))
+    page.get_by_label("inside blocks").uncheck()
+    whole = int(lines.get_attribute("aria-rowcount"))
     assert many == whole + 3 * 30
     page.get_by_label("Rows").select_option("4")
     page.locator(".ms-scroller").focus()

@@ -234,11 +234,11 @@ def test_axe_finds_nothing(opened, shown, scheme):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_and_does_not_shift(opened, width, scheme, tmp_path):
     page = opened(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page.evaluate(
+    page.evaluate(  # also what moves within half a second of the key, for a slower machine's reading starts after it
         "new PerformanceObserver(list => list.getEntries().forEach(e => window.__shift = (window.__shift ?? 0)"
-        " + (e.hadRecentInput ? 0 : e.value))).observe({type: 'layout-shift', buffered: true})"
+        " + e.value)).observe({type: 'layout-shift', buffered: true})"
     )
     go(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert (page.evaluate("window.__shift") or 0) < 0.1
+    assert (page.evaluate("window.__shift") or 0) < 0.01
     page.screenshot(path=os.environ.get("SHOTS", str(tmp_path)) + f"/read-{width}-{scheme}.png", full_page=True)

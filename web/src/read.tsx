@@ -113,6 +113,12 @@ export function Read({ desk, state, change, again }: Given) {
     };
   }, []);
 
+  /** Rows inside the blocks are shown where they are read, until they are hidden. */
+  const within = (inside: boolean) => {
+    look.current = { ...look.current, subs: inside };
+    set({ inside });
+  };
+
   /** An edit of the cell that was chosen: read at once where it is whole, else its field waits for a text. */
   const editHere = (edit: Edit) => {
     const wanted = { ...wish, edits: [...wish.edits, edit] };
@@ -134,7 +140,7 @@ export function Read({ desk, state, change, again }: Given) {
         <textarea id="text" rows={3} spellcheck={false} value={wish.text} onInput={(event) => set({ text: event.currentTarget.value })} onKeyDown={enter} />
         <Lenses desk={desk} chosen={wish.lenses.length ? wish.lenses : desk.usual} choose={(lenses) => set({ lenses })} />
         <label class="choice">
-          <input type="checkbox" checked={wish.inside} onChange={(event) => set({ inside: event.currentTarget.checked })} /> inside the blocks
+          <input type="checkbox" checked={wish.inside} onChange={(event) => within(event.currentTarget.checked)} /> inside the blocks
         </label>
         <span class="buttons">
           <button type="submit" class="main">Read</button>
@@ -144,16 +150,20 @@ export function Read({ desk, state, change, again }: Given) {
       <div ref={edits}><Edits desk={desk} edits={wish.edits} change={(edits) => set({ edits })} /></div>
       <p class={said.wrong ? "said wrong" : "said"} role={said.wrong ? "alert" : "status"}>
         {said.text}{" "}
+        {ended && text.current !== wish.text && <span class="soft">Below is the text as it was read; Enter reads it as it stands now. </span>}
         {said.first !== undefined && (
           <button type="button" onClick={() => { set({ text: said.first! }); go({ ...wish, text: said.first! }); }}>Read its first part</button>
         )}
       </p>
       <div ref={home} class="reading" />
-      {ended && cell && grid.current && (
-        <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} edit={editHere} anchor={(layer) => set({ anchor: `${layer}:0.1` })} />
-      )}
-      {ended && <Keep ended={ended} statistic={state.look.statistic} />}
-      <Sample model={desk.model} text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
+      {/* what is below the rows is out of sight while they come, so that they push nothing away */}
+      <div hidden={busy}>
+        {ended && cell && grid.current && (
+          <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} edit={editHere} anchor={(layer) => set({ anchor: `${layer}:0.1` })} />
+        )}
+        {ended && <Keep ended={ended} statistic={state.look.statistic} />}
+        <Sample model={desk.model} text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
+      </div>
     </>
   );
 }
