@@ -25,14 +25,14 @@ TESTS = str(Path(__file__).parent.parent)
 def corpus(tmp_path_factory):
     draw = random.Random(0)
     words = " ".join(SENTENCES).split()
-    texts = [" ".join(draw.choice(words) for _ in range(70)) for _ in range(40)]
+    texts = [" ".join(draw.choice(words) for _ in range(70)) for _ in range(16)]
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     path.write_text("\n<|endofdoc|>\n".join(texts))
     return path
 
 
 def options(out, *kinds, **more):
-    return FitOptions(tuple(map(parse, kinds)), out=out, layers=(5, 15), tokens=3000, **more)
+    return FitOptions(tuple(map(parse, kinds)), out=out, layers=(5, 15), tokens=1000, **more)
 
 
 @pytest.mark.parametrize("name", ["serial", "pool", "ray"])

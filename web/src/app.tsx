@@ -4,7 +4,7 @@ import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { Compare } from "./compare";
 import { Read } from "./read";
 import { Shelf } from "./shelf";
-import { type Desk, get, post, Refusal } from "./server";
+import { called, type Desk, get, post, Refusal } from "./server";
 import { fromFragment, type State, toFragment } from "./state";
 
 const PAGES = { read: "Read", compare: "Compare", shelf: "Stores and studies" } as const;
@@ -87,7 +87,7 @@ function Models({ desk, choose }: { desk: Desk; choose: (model: string) => void 
     <label class="model">
       Model{" "}
       <select value={desk.model} onChange={(event) => choose(event.currentTarget.value)}>
-        {desk.models.map((name) => <option value={name}>{name === desk.model ? desk.name : name}</option>)}
+        {desk.models.map((name) => <option value={name}>{called(desk)(name)}</option>)}
       </select>
     </label>
   );

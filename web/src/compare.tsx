@@ -5,7 +5,7 @@ import { Curves, type Measure } from "./curves";
 import type { MidstreamGrid } from "./grid";
 import { Files } from "./keep";
 import { asked, read } from "./reading";
-import { type Desk, get, Refusal } from "./server";
+import { called, type Desk, get, Refusal } from "./server";
 import type { Side, State } from "./state";
 
 interface Compared {
@@ -93,7 +93,7 @@ export function Compare({ desk, state, change, again }: Given) {
             <legend>{at ? "Second" : "First"}</legend>
             <label>Text <textarea rows={3} spellcheck={false} value={side.text} onInput={(event) => put(at, { text: event.currentTarget.value })} /></label>
             <Pick label="Lens" values={desk.lenses} value={side.lens} set={(lens) => put(at, { lens })} />
-            {desk.models.length > 1 && <Pick label="Model" values={desk.models} value={side.model} set={(model) => put(at, { model })} />}
+            {desk.models.length > 1 && <Pick label="Model" values={desk.models} said={called(desk)} value={side.model} set={(model) => put(at, { model })} />}
           </fieldset>
         ))}
         <span class="buttons">
@@ -109,12 +109,20 @@ export function Compare({ desk, state, change, again }: Given) {
   );
 }
 
-function Pick({ label, values, value, set }: { label: string; values: string[]; value: string; set: (value: string) => void }) {
+interface Picked {
+  label: string;
+  values: string[];
+  said?: (value: string) => string;
+  value: string;
+  set: (value: string) => void;
+}
+
+function Pick({ label, values, said = String, value, set }: Picked) {
   return (
     <label>
       {label}{" "}
       <select value={value} onChange={(event) => set(event.currentTarget.value)}>
-        {(values.includes(value) ? values : [value, ...values]).map((name) => <option>{name}</option>)}
+        {(values.includes(value) ? values : [value, ...values]).map((name) => <option value={name}>{said(name)}</option>)}
       </select>
     </label>
   );

@@ -11,6 +11,9 @@ export interface Desk {
   tokens: number;
 }
 
+/** What a model is called in a list; ``default`` is known by its name once it is loaded. */
+export const called = (desk: Desk) => (model: string) => (model === desk.model ? desk.name : model);
+
 /** A sentence for the person at the page; `first`: the part of a text that would have been read. */
 export class Refusal extends Error {
   first: string | undefined;
