@@ -21,7 +21,7 @@ from midstream.record import Array, as_list
 from midstream.view import chart, compare, pack
 from midstream.view.wire import Sent
 from midstream.web import pages, shelf
-from midstream.web.ask import FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
+from midstream.web.ask import LIKE, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
 from midstream.web.desk import Desk, Kept
 from midstream.web.export import export
 from midstream.web.line import FullError, Line, Place
@@ -181,10 +181,7 @@ def _errors(made: FastAPI) -> None:
 
     @made.exception_handler(RequestValidationError)
     async def unlike(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        unread = first["type"] == "json_invalid"
-        return JSONResponse({"error": NO_JSON if unread else f"{where or 'the body'}: {first['msg']}."}, 422)
+        return JSONResponse({"error": _unlike(error.errors()[0])}, 422)
 
     @made.exception_handler(HTTPException)
     async def unknown(asked: Request, error: HTTPException) -> JSONResponse:
@@ -194,6 +191,15 @@ def _errors(made: FastAPI) -> None:
             405: f"this address takes no {asked.method}: {DOCS}.",
         }
         return JSONResponse({"error": said.get(error.status_code, error.detail)}, error.status_code, error.headers)
+
+
+def _unlike(first: Mapping[str, Any]) -> str:
+    if first["type"] == "json_invalid":
+        return NO_JSON
+    if first["type"] == "string_pattern_mismatch":
+        return f"{first['loc'][-1]}: expected {LIKE[first['ctx']['pattern']]}, not {first['input']!r}."
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return f"{where or 'the body'}: {first['msg']}."
 
 
 def _said(error: MidstreamError) -> dict[str, str]:

@@ -17,8 +17,17 @@ LONGEST = 200_000
 Site = Literal["resid_post", "resid_mid", "attn_out", "mlp_out"]
 Name = Annotated[str, Field(max_length=300)]
 Text = Annotated[str, Field(max_length=LONGEST)]
-Layers = Annotated[str, Field(max_length=800, pattern=r"^-?[0-9]+(-[0-9]+)?(,-?[0-9]+(-[0-9]+)?)*$")]
-Positions = Annotated[str, Field(max_length=800, pattern=r"^(new|-?[0-9]+(-[0-9]*)?(,-?[0-9]+(-[0-9]*)?)*)$")]
+LAYERS = r"^-?[0-9]+(-[0-9]+)?(,-?[0-9]+(-[0-9]+)?)*$"
+POSITIONS = r"^(new|-?[0-9]+(-[0-9]*)?(,-?[0-9]+(-[0-9]*)?)*)$"
+ANCHOR = r"^([0-9]{1,4}:[0-9.]{1,8})?$"
+LIKE = {
+    LAYERS: "layers such as 20, 3-7 or 1,5,-1",
+    POSITIONS: "positions such as 4, 2-5, 3- or new, or none for all",
+    ANCHOR: "a layer and a strength such as 15:0.1, or nothing",
+}
+"""Pattern -> what it expects, in words."""
+Layers = Annotated[str, Field(max_length=800, pattern=LAYERS)]
+Positions = Annotated[str, Field(max_length=800, pattern=POSITIONS)]
 
 
 class Ask(BaseModel):
@@ -102,7 +111,7 @@ class SampleAsk(Ask):
     text: Text
     model: Name = ""
     edits: Edits = []
-    anchor: Annotated[str, Field(pattern=r"^([0-9]{1,4}:[0-9.]{1,8})?$")] = ""
+    anchor: Annotated[str, Field(max_length=13, pattern=ANCHOR)] = ""
     tokens: Annotated[int, Field(ge=1, le=512)] = 40
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

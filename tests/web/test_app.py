@@ -300,6 +300,15 @@ def test_what_cannot_be_read_is_said_in_a_sentence(client, ask, said):
         ("POST", "/api/read", b'{"text": "a', 422, "no JSON"),
         ("POST", "/api/read", b'{"text": "\\ud800"}', 422, "text: "),
         ("POST", "/api/read", b'{"text": "a king", "every": ' + b"9" * 5000 + b"}", 400, "no JSON"),
+        ("POST", "/api/sample", b'{"text": "a king", "anchor": "x"}', 422, "anchor: expected a layer and a strength"),
+        ("POST", "/api/sample", b'{"text": "a king", "anchor": "' + b"9" * 5000 + b'"}', 422, "at most 13 characters"),
+        *(
+            ("POST", "/api/read", json.dumps({"text": "a king", "edits": [EDIT | part]}).encode(), 422, said)
+            for part, said in (
+                ({"layers": "ten"}, "layers: expected layers such as 20, 3-7 or 1,5,-1, not 'ten'."),
+                ({"positions": "last"}, "positions: expected positions such as 4"),
+            )
+        ),
     ],
 )
 def test_every_refusal_is_a_sentence(client, method, path, body, status, said):
