@@ -10,7 +10,7 @@ import pytest
 import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
-from tests.web.chromium import AXE, CHROMIUM, TEXT, go, until, violations
+from tests.web.chromium import AXE, CHROMIUM, TEXT, ask, go, until, violations
 from tests.web.server import answering, ended, fetched, started
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -242,3 +242,47 @@ def test_it_fits_and_does_not_shift(opened, width, scheme, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (page.evaluate("window.__shift") or 0) < 0.01
     page.screenshot(path=os.environ.get("SHOTS", str(tmp_path)) + f"/read-{width}-{scheme}.png", full_page=True)
+
+
+def test_an_edit_that_is_not_whole_is_not_read(opened):
+    page = opened()
+    page.get_by_role("button", name="Edit the stream").click()
+    page.get_by_label("token", exact=True).fill(" king")
+    page.get_by_label("by share").fill("abc")
+    ask(page)
+    page.get_by_text("edit 1: expected a number by share").wait_for()
+    page.get_by_role("button", name="Continue").click()
+    page.locator(".sample .said").get_by_text("edit 1: expected a number").wait_for()
+    page.locator(".edits").get_by_label("change").select_option("patch")
+    page.locator("#text").press("Enter")
+    page.get_by_text("edit 1: give the text to patch from").wait_for()
+    assert page.get_by_text("Save as").count() == 0
+
+
+def test_an_edited_text_read_twice_keeps_its_colour(opened):
+    page = opened()
+    go(page)
+    page.locator(".ms-scroller").press("ArrowUp")  # what is on screen is in the address from here on
+    page.get_by_role("button", name="Edit the stream").click()
+    page.get_by_label("token", exact=True).fill(" king")
+    for _ in range(2):
+        page.get_by_label("Text").press("Enter")
+        until(page, "document.querySelector('.reading + div').hidden")
+        until(page, "!document.querySelector('.reading + div').hidden")
+        assert page.get_by_label("Colour").input_value() == "kl_unedited"
+        until(page, "location.hash.includes('colour=kl_unedited')")
+
+
+def test_the_cell_of_a_link_is_told_once_it_is_read(opened):
+    page = opened()
+    go(page)
+    page.locator(".ms-scroller").press("PageDown")
+    page.locator(".ms-scroller").press("ArrowUp")
+    page.locator(".ms-scroller").press("Enter")
+    told = page.locator("p[aria-live]").inner_text()
+    assert "%" in told
+    until(page, "location.hash.includes('cell=')")
+    other = opened(page.evaluate("location.hash"))
+    other.get_by_text("Save as").wait_for()
+    assert other.locator("p[aria-live]").inner_text() == told
+    assert other.locator("[role=gridcell]").inner_text() == told

@@ -28,6 +28,15 @@ const AMOUNTS: Partial<Record<Edit["kind"], [string, number]>> = {
   scale: ["factor", 0],
 };
 
+/** What the edits still lack, in a sentence; empty where they are whole. */
+export function lacking(edits: Edit[]): string {
+  for (const [at, { kind, amount, text }] of edits.entries()) {
+    if (Number.isNaN(amount)) return `edit ${at + 1}: expected a number ${AMOUNTS[kind]![0]}, such as ${AMOUNTS[kind]![1]}.`;
+    if (kind === "patch" && !text) return `edit ${at + 1}: give the text to patch from.`;
+  }
+  return "";
+}
+
 export function Edits({ desk, edits, change }: { desk: Desk; edits: Edit[]; change: (edits: Edit[]) => void }) {
   const put = (at: number, part: Partial<Edit>) => change(edits.map((one, i) => (i === at ? { ...one, ...part } : one)));
   const add = () => change([...edits, { ...EDIT, layers: String(Math.round((2 * desk.blocks) / 3)), amount: AMOUNTS.add![1] }]);
@@ -74,7 +83,7 @@ function Amount({ label, value, set }: { label: string; value: number | null; se
   const [text, setText] = useState(value === null ? "" : String(value));
   const typed = (now: string) => {
     setText(now);
-    if (now.trim() && Number.isFinite(Number(now))) set(Number(now));
+    set(now.trim() && Number.isFinite(Number(now)) ? Number(now) : Number.NaN);
   };
   const wrong = !Number.isFinite(Number(text)) || !text.trim();
   return (

@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { Cell } from "./cell";
-import { Edits } from "./edits";
+import { Edits, lacking } from "./edits";
 import type { Data, MidstreamGrid } from "./grid";
 import { Keep } from "./keep";
 import { asked, type Ended, exact, read } from "./reading";
@@ -48,6 +48,8 @@ export function Read({ desk, state, change, again }: Given) {
   }, [change]);
 
   const go = useCallback(async (wanted: Wish) => {
+    const lacks = lacking(wanted.edits);
+    if (lacks) return setSaid({ text: lacks, wrong: true });
     running.current?.abort();
     const mine = (running.current = new AbortController());
     const began = performance.now();
@@ -65,6 +67,7 @@ export function Read({ desk, state, change, again }: Given) {
     setSaid({ text: "Reading …" });
     const show = (data: Data) => {
       grid.current?.remove();
+      grid.current = null; // what the new one tells while it is made is not about the old one
       grid.current = new window.MidstreamGrid(home.current!, data, {
         chosen: (row, col) => {
           setCell({ row, col });
@@ -77,6 +80,7 @@ export function Read({ desk, state, change, again }: Given) {
         changed: looked,
       });
       restore(grid.current, wished);
+      looked();
       touched = false;
       requestAnimationFrame(() => (home.current!.dataset.painted = String(Math.round(performance.now() - began))));
     };

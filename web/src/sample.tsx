@@ -1,6 +1,7 @@
 // Lets the model go on from the text, with the edits on, and beside it without; token by token as they come.
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { lacking } from "./edits";
 import { events, Refusal } from "./server";
 import type { Edit } from "./state";
 
@@ -34,6 +35,8 @@ export function Sample({ model, text, edits, anchor, setAnchor }: Given) {
   useEffect(() => () => running.current?.abort(), []);
 
   const go = async () => {
+    const lacks = lacking(edits);
+    if (lacks) return setSaid(lacks);
     running.current?.abort();
     const mine = (running.current = new AbortController());
     setBusy(true);

@@ -102,6 +102,7 @@ class MidstreamGrid {
     this.drawLegend();
     this.followed.again();
     this.drawSide();
+    this.say(this.live.textContent !== "");
     this.paintSoon();
   }
 
@@ -285,6 +286,7 @@ class MidstreamGrid {
     if (row < 0) return;
     this.held = true;
     this.moveTo({ line: nearest(this.rows, (other) => Math.abs(other - row)), col }, true);
+    this.on.changed?.();
   }
 
   undo() {
@@ -361,7 +363,7 @@ class MidstreamGrid {
     const value = written(this.stat, valueOf(grid, this.stat, row, cursor.col));
     const lens = data.grids.length > 1 ? `${grid.lens} lens, ` : "";
     const text = `${lens}layer ${grid.labels[row]}, position ${grid.positions[cursor.col]}, token ${name(grid.tokens[cursor.col])}. Top: ${top.join(", ")}. ${aboutName(grid)}: ${name(grid.targets[cursor.col])}. ${labelOf(this.stat, grid)}: ${value}.`;
-    if (aloud) this.live.textContent = text;
+    if (aloud && this.live.textContent !== text) this.live.textContent = text;
     this.id ??= `ms-cell-${Math.random().toString(36).slice(2)}`;
     this.line.setAttribute("aria-rowindex", cursor.line + 2);
     this.line.replaceChildren(
