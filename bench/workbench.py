@@ -3,11 +3,12 @@
     python bench/workbench.py [--tokens 2048] [--runs 5]
 
 A server of its own on the default model, warm. ``first``, ``all``: seconds from Enter to the first painted row and to
-the last, for a text of 50 tokens, by the page's own clock; the median of the runs. Scrolling: frames a second while the
-grid moves by most of a column each frame for four seconds, and the longest time between two frames; for the text of
-``--tokens`` as it was read, and for a page of the same with its rows repeated to 100 layers. ``tab_mb``: memory of the
-tab's process (proportional set size) after scrolling, ``heap_mb`` what its scripts hold of that. Chromium draws without
-a graphics card here. Prints a JSON line each.
+the last, for a text of 50 tokens, by the page's own clock; ``bare``: seconds of ``midstream.read`` for it in a process
+of its own, between those runs, which says how fast the machine was at the time. Medians of the runs. Scrolling: frames
+a second while the grid moves by most of a column each frame for four seconds, and the longest time between two frames;
+for the text of ``--tokens`` as it was read, and for a page of the same with its rows repeated to 100 layers.
+``tab_mb``: memory of the tab's process (proportional set size) after scrolling, ``heap_mb`` what its scripts hold of
+that. Chromium draws without a graphics card here. Prints a JSON line each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,6 +73,13 @@ def read(page: Any, text: str, seconds: float = 120) -> tuple[float, float]:
     page.locator(".reading:not([data-painted='']):not([data-done=''])").wait_for(timeout=1000 * seconds)
     found = page.locator(".reading").evaluate("(home) => [home.dataset.painted, home.dataset.done]")
     return float(found[0]) / 1000, float(found[1]) / 1000
+
+
+def bare(model: ms.Model, text: str) -> float:
+    """Seconds of the same reading without a page."""
+    began = time.perf_counter()
+    ms.read(model, text)
+    return time.perf_counter() - began
 
 
 def scrolled(page: Any, name: str) -> Line:
@@ -127,9 +136,10 @@ def measured(tokens: int, runs: int) -> Iterator[Line]:
         page.goto(address)
         page.get_by_label("Text").wait_for(timeout=60_000)
         read(page, short)
-        times = [read(page, short) for _ in range(runs)]
-        first, whole = (statistics.median(each) for each in zip(*times, strict=True))
-        yield {"name": "50 tokens", "first": first, "all": whole}
+        bare(model, short)
+        times = [(*read(page, short), bare(model, short)) for _ in range(runs)]
+        first, whole, alone = (statistics.median(each) for each in zip(*times, strict=True))
+        yield {"name": "50 tokens", "first": first, "all": whole, "bare": alone}
         first, whole = read(page, long, 600)
         yield {"name": f"{tokens:,} tokens", "first": first, "all": whole}
         yield scrolled(page, f"{tokens:,} tokens × {model.anatomy.layers + 1} rows")

@@ -14,7 +14,7 @@ from midstream.lens.read.request import Request
 from midstream.model.model import Model
 from midstream.record import Array, PatchTable, ReadingTable, ScoreTable, SummaryTable, Table
 from midstream.run.text import tracks
-from midstream.view.chart import DEFAULT
+from midstream.view.chart import usual
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -136,7 +136,7 @@ class Reading(_Seen, ReadingTable):
 
     @property
     def _start(self) -> str:
-        return "kl_unedited" if "kl_unedited" in self.columns else DEFAULT
+        return usual("kl_unedited" in self.columns)
 
     def _about(self) -> str:
         from midstream.view.html import about

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from midstream.errors import RequestError
+from midstream.view.chart import usual
 
 if TYPE_CHECKING:
     from midstream.record import Array, ReadingTable
@@ -83,9 +84,11 @@ class Handed:
         options = Options(ask.tokens, Choice(temperature=ask.temperature, top_p=ask.top_p), seed=ask.seed)
         return continued(self._desk.model, ask.text, options, specs, ask.anchor)
 
-    def code(self, ask: ReadAsk) -> dict[str, str]:
-        """The command, and the Python, that read the same."""
+    def code(self, ask: ReadAsk, watch: Sequence[int] = ()) -> dict[str, str]:
+        """The command, and the Python, that read the same. Raises RequestError where another model is in memory."""
         known, chosen = self._desk.lenses(), self._desk.chosen
+        if ask.model not in ("", chosen):
+            raise RequestError(f"{ask.model} is no longer in memory, but {chosen}: read the text again.")
         lenses, edits = [known.get(name, name) for name in ask.lenses], [edit.spec(known) for edit in ask.edits]
         named: dict[str, Any] = {"model": None if chosen == "default" else chosen, **self._given}
         named |= {"lens": lenses, "edit": edits}
@@ -93,7 +96,8 @@ class Handed:
             "site": ask.sites if ask.sites != ["resid_post"] else [],
             "every": None if ask.every == 1 else ask.every,
         }
-        named |= {"top-k": None if ask.top_k == 10 else ask.top_k}
+        named |= {"top-k": None if ask.top_k == 10 else ask.top_k, "watch": self._desk.watched(watch)}
+        named |= {"color": None if ask.statistic in ("", usual(bool(ask.edits))) else ask.statistic}
         return {"command": _command(ask, named), "python": _python(ask, named, self._given)}
 
 
@@ -109,12 +113,14 @@ def _command(ask: ReadAsk, named: dict[str, Any]) -> str:
 
 def _python(ask: ReadAsk, named: dict[str, Any], given: dict[str, str]) -> str:
     names = {"edit": "edits", "top-k": "top_k"}
-    options: dict[str, Any] = {name: value for name, value in named.items() if value and name not in ("model", *given)}
+    left = ("model", "color", *given)
+    options: dict[str, Any] = {name: value for name, value in named.items() if value and name not in left}
     options |= ({"versus": True} if ask.edits else {}) | ({"special": True} if ask.special else {})
     loaded = [] if named["model"] is None else [repr(named["model"])]
     loaded += [f"{name}={value!r}" for name, value in given.items()]
     read = "".join(f", {names.get(name, name)}={value!r}" for name, value in options.items())
+    colour = "" if named["color"] is None else repr(named["color"])
     return (
         f"import midstream as ms\n\nmodel = ms.load({', '.join(loaded)})\n"
-        f"reading = ms.read(model, {ask.text!r}{read})\nreading.show()\n"
+        f"reading = ms.read(model, {ask.text!r}{read})\nreading.show({colour})\n"
     )

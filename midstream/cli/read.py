@@ -29,7 +29,7 @@ from midstream.cli.options import (
 )
 from midstream.errors import RequestError
 from midstream.run.numbers import numbers
-from midstream.view.chart import DEFAULT, statistic
+from midstream.view.chart import statistic, usual
 
 if TYPE_CHECKING:
     from midstream.lens.read.request import Request
@@ -130,7 +130,7 @@ def _color(given: str | None, versus: bool) -> str:
     """The statistic that colours the readings: what edits have moved, where that is measured."""
     if given and statistic(given).versus and not versus:
         raise RequestError(f"--color {given} is what --versus measures: add it, with an --edit.")
-    return given or ("kl_unedited" if versus else DEFAULT)
+    return given or usual(versus)
 
 
 def _edits(model: Model, encoded: Encoded, given: list[str] | None, seed: int | None) -> list[Edit]:

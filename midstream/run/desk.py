@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -123,6 +124,16 @@ class Desk:
         for place in self.folders:
             for file in folder.files(place):
                 found.setdefault(f"{place.name}/{file.stem}", str(file))
+        return found
+
+    def watched(self, tokens: Sequence[int]) -> list[str]:
+        """Each token as a text that is this token alone; those that no text is are left out."""
+        found: list[str] = []
+        for token in dict.fromkeys(tokens):
+            if token < self.model.anatomy.vocabulary:
+                with suppress(MidstreamError, UnicodeDecodeError):
+                    text = self.model.tokenizer.token_bytes(token).decode()
+                    found += [text] if self.model.tokenizer.single(text) == token else []
         return found
 
     def usual(self) -> tuple[str, ...]:

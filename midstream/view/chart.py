@@ -108,6 +108,11 @@ INSTEAD = ("logprob", "rank")
 """Tried in this order for a lens that lacks the statistic asked for: how well it reads what it is about."""
 
 
+def usual(versus: bool) -> str:
+    """What a view is coloured by until another is chosen: what edits have moved, where that was read."""
+    return "kl_unedited" if versus else DEFAULT
+
+
 def statistic(name: str) -> Statistic:
     """The statistic of that name. Raises RequestError with the valid names."""
     if name not in STATISTICS:

@@ -21,7 +21,7 @@ from midstream.record import Array, as_list
 from midstream.view import chart, compare, pack
 from midstream.view.wire import Sent
 from midstream.web import pages, shelf
-from midstream.web.ask import LIKE, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
+from midstream.web.ask import LIKE, CodeAsk, FollowAsk, ModelAsk, NearAsk, ReadAsk, SampleAsk
 from midstream.web.desk import Desk, Kept
 from midstream.web.export import export
 from midstream.web.line import FullError, Line, Place
@@ -89,7 +89,6 @@ def _reading(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
                     "reading": name,
                     "seconds": time.monotonic() - began,
                     "provenance": asdict(table.provenance),
-                    "code": desk.code(ask),
                 },
             )
 
@@ -122,6 +121,11 @@ def _kept(made: FastAPI, desk: Desk, line: Line, readings: Readings) -> None:
         """Rank and log-probability of tokens at one position of a reading, exact at every place: columns."""
         shown = readings[ask.reading].shown
         return _columns(await line.once(lambda: desk.follow(shown, ask)))
+
+    @made.post("/api/code")
+    async def code(ask: CodeAsk) -> dict[str, str]:
+        """The command, and the Python, that read a text so, with the same tokens followed and the same colour."""
+        return dict(desk.code(ask, ask.watch))
 
     @made.post("/api/near")
     async def near(ask: NearAsk) -> list[dict[str, Any]]:

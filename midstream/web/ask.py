@@ -105,6 +105,12 @@ class ReadAsk(Ask):
     edits: Edits = []
 
 
+class CodeAsk(ReadAsk):
+    """A reading as it is on a page: ``watch`` are the ids of the tokens that are followed there."""
+
+    watch: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
+
+
 class SampleAsk(Ask):
     """A continuation by one model (empty: the one in memory), with edits and beside it without."""
 

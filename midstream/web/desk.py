@@ -61,8 +61,8 @@ class Desk(Protocol):
         """What a reading will have."""
         ...
 
-    def code(self, ask: ReadAsk) -> Mapping[str, str]:
-        """What gives the same elsewhere: ``command``, ``python``."""
+    def code(self, ask: ReadAsk, watch: Sequence[int] = ()) -> Mapping[str, str]:
+        """What gives the same elsewhere, with these tokens followed: ``command``, ``python``."""
         ...
 
     def rows(self, shown: Shown) -> Iterator[ReadingTable]:

@@ -34,6 +34,13 @@ def go(page, text=TEXT):
     page.get_by_text("Save as").wait_for()
 
 
+def edit(page):
+    """Asks for a change to the stream, whole but for being read."""
+    page.get_by_role("button", name="Edit the stream").click()
+    page.get_by_label("token", exact=True).fill(" king")
+    page.get_by_label("at layers").fill("12")
+
+
 def violations(page):
     """What axe finds against WCAG 2.1 A and AA: names, roles, contrast; the page needs ``bypass_csp``."""
     page.add_script_tag(path=AXE)

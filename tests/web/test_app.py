@@ -50,6 +50,10 @@ def read(client, **ask):
     return events(client.post("/api/read", json={"text": TEXT, **ask}))
 
 
+def code(client, **ask):
+    return client.post("/api/code", json={"text": TEXT, **ask}).json()
+
+
 def test_the_desk_says_what_there_is(client, tiny_folder):
     found = client.get("/api/desk").json()
     assert found["models"] == [str(tiny_folder), "nowhere/at-all"]
@@ -67,7 +71,7 @@ def test_a_reading_comes_in_order_and_can_be_kept(client, tiny_folder):
     assert set(kinds[1:-1]) == {"cells"}
     assert len(kinds) > 4
     end = found[-1][1]
-    assert f"--model {tiny_folder}" in end["code"]["command"]
+    assert f"--model {tiny_folder}" in code(client, lenses=["logit", "input"], every=5)["command"]
     heads = {
         "html": b"<!doctype html>",
         "svg": b"<?xml",
@@ -104,12 +108,13 @@ def same(one, other):
 def test_numbers_are_those_of_the_command_and_the_python_that_it_names(client, capsys, monkeypatch, ask):
     end = read(client, **ask)[-1][1]
     kept = client.get(f"/api/readings/{end['reading']}.json").json()
-    monkeypatch.setattr("sys.argv", [*shlex.split(end["code"]["command"]), "--format", "json"])
+    named = code(client, **ask)
+    monkeypatch.setattr("sys.argv", [*shlex.split(named["command"]), "--format", "json"])
     with pytest.raises(SystemExit):
         main()
     same(json.loads(capsys.readouterr().out), kept)
     names = {}
-    exec(end["code"]["python"], names)
+    exec(named["python"], names)
     capsys.readouterr()
     same(json.loads(names["reading"].json()), kept)
 
@@ -207,11 +212,28 @@ def test_the_model_that_an_ask_names_answers_it(tiny_folder, tiny):
         found = read(client, model="a")
         assert [kind for kind, _ in found][:2] == ["loading", "opening"]
         assert found[-1][1]["provenance"]["model"] == "a"
-        assert "--model a" in found[-1][1]["code"]["command"]
+        assert "--model a" in code(client, model="a")["command"]
+        assert "no longer in memory" in code(client, model="b")["error"]
         tokens = events(client.post("/api/sample", json={"text": TEXT, "tokens": 1, "model": "b"}))
         assert tokens[0] == ("loading", {"model": "b"})
         assert read(client, model="c")[-1][0] == "error"
     assert loaded == ["a", "b", "a", "b"]
+
+
+def test_code_follows_the_same_tokens_and_has_the_same_colour(client, tiny, capsys, monkeypatch):
+    tokens = [tiny.tokenizer.single(text) for text in (" king", " there", " king")]
+    broken = next(token for token in range(tiny.anatomy.vocabulary) if tiny.tokenizer.token_bytes(token) == b"\xff")
+    named = code(client, watch=[*tokens, broken, 10**6], statistic="entropy")
+    assert "--watch ' king' --watch ' there' --color entropy" in named["command"]
+    monkeypatch.setattr("sys.argv", [*shlex.split(named["command"]), "--format", "json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert set(json.loads(capsys.readouterr().out)["watched"]["watch_id"]) == set(tokens)
+    names = {}
+    exec(named["python"], names)
+    assert set(names["reading"].watched["watch_id"].tolist()) == set(tokens)
+    assert "ntropy" in capsys.readouterr().out
+    assert "--color" not in code(client, statistic="kl_unedited", edits=[EDIT])["command"]
 
 
 def test_code_loads_the_model_as_the_server_did(tiny_folder):

@@ -10,7 +10,7 @@ import pytest
 import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
-from tests.web.chromium import AXE, CHROMIUM, TEXT, ask, go, until, violations
+from tests.web.chromium import AXE, CHROMIUM, TEXT, ask, edit, go, until, violations
 from tests.web.server import answering, ended, fetched, started
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -87,6 +87,27 @@ def test_followed_tokens_are_exact_once_it_is_read(opened):
     assert curve.count(" at ") >= 31
 
 
+def test_an_edit_is_removed_by_the_keyboard(opened):
+    page = opened()
+    edit(page)
+    page.get_by_role("button", name="remove edit 1").press("Enter")
+    until(page, "document.activeElement.textContent === 'Edit the stream'")
+
+
+def test_the_command_follows_what_is_followed(opened):
+    page = opened()
+    go(page)
+    command = "document.querySelector('.keep pre').textContent"
+    until(page, f"{command}.startsWith('midstream read --model ')")
+    assert "--watch" not in page.evaluate(command)
+    page.get_by_label("Colour").select_option("entropy")
+    page.get_by_label("Rows").select_option("4")
+    page.locator(".ms-scroller").press("Home")
+    page.locator(".ms-scroller").press("Enter")
+    for part in ("--every 4", "--color entropy", "--watch"):
+        until(page, f"{command}.includes('{part}')")
+
+
 def test_a_cell_shows_every_lens_and_the_nearest_positions(opened):
     page = opened()
     page.get_by_label("input", exact=True).check()
@@ -127,9 +148,7 @@ def test_a_cell_is_edited_where_it_is(opened):
 
 def test_an_edit_moves_the_grid_and_the_continuation(opened):
     page = opened()
-    page.get_by_role("button", name="Edit the stream").click()
-    page.get_by_label("token", exact=True).fill(" king")
-    page.get_by_label("at layers").fill("12")
+    edit(page)
     go(page)
     assert page.get_by_label("Colour").input_value() == "kl_unedited"
     page.get_by_label("tokens", exact=True).fill("5")
@@ -210,9 +229,7 @@ def test_axe_finds_nothing(opened, shown, scheme):
     """WCAG 2 A and AA: names, roles, contrast."""
     page = opened(color_scheme=scheme, bypass_csp=True)
     if shown == "read":
-        page.get_by_role("button", name="Edit the stream").click()
-        page.get_by_label("token", exact=True).fill(" king")
-        page.get_by_label("at layers").fill("12")
+        edit(page)
         go(page)
         box = page.locator(".ms-scroller").bounding_box()
         page.mouse.click(box["x"] + 190, box["y"] + 120)
@@ -239,15 +256,16 @@ def test_it_fits_and_does_not_shift(opened, width, scheme, tmp_path):
         " + e.value)).observe({type: 'layout-shift', buffered: true})"
     )
     go(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (page.evaluate("window.__shift") or 0) < 0.01
+    page.get_by_text("How to get this again").click()
+    for part in ("document.documentElement", "document.querySelector('main')"):
+        assert page.evaluate(f"{part}.scrollWidth") <= width
     page.screenshot(path=os.environ.get("SHOTS", str(tmp_path)) + f"/read-{width}-{scheme}.png", full_page=True)
 
 
 def test_an_edit_that_is_not_whole_is_not_read(opened):
     page = opened()
-    page.get_by_role("button", name="Edit the stream").click()
-    page.get_by_label("token", exact=True).fill(" king")
+    edit(page)
     page.get_by_label("by share").fill("abc")
     ask(page)
     page.get_by_text("edit 1: expected a number by share").wait_for()
@@ -263,8 +281,7 @@ def test_an_edited_text_read_twice_keeps_its_colour(opened):
     page = opened()
     go(page)
     page.locator(".ms-scroller").press("ArrowUp")  # what is on screen is in the address from here on
-    page.get_by_role("button", name="Edit the stream").click()
-    page.get_by_label("token", exact=True).fill(" king")
+    edit(page)
     for _ in range(2):
         page.get_by_label("Text").press("Enter")
         until(page, "document.querySelector('.reading + div').hidden")

@@ -15,6 +15,8 @@ interface Compared {
   measures: Record<string, Measure>;
 }
 
+const count = (value: number) => value.toLocaleString("en-US");
+
 interface Given {
   desk: Desk;
   state: State;
@@ -73,7 +75,8 @@ export function Compare({ desk, state, change, again }: Given) {
       grid.current?.remove();
       grid.current = new window.MidstreamGrid(home.current!, data);
       setFound({ ...compared, path });
-      setSaid(`Second less first, where both have the same token; means over ${compared.positions.toLocaleString("en-US")} positions after which the same came.`);
+      const both = `${count(compared.positions)} of ${count(data.grids[0]!.positions.length)} positions`;
+      setSaid(`Second less first, where both have the same token. Curves: means over the ${both} after which the same token came in both.`);
     } catch (error) {
       if (error instanceof Refusal) {
         setSaid(error.message);

@@ -1,6 +1,6 @@
 // The edits that a text is read and continued under, each as a row of choices; `docs/edit.md` says what they mean.
 
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { Desk } from "./server";
 import { type Edit, EDIT } from "./state";
 
@@ -39,6 +39,11 @@ export function lacking(edits: Edit[]): string {
 
 export function Edits({ desk, edits, change }: { desk: Desk; edits: Edit[]; change: (edits: Edit[]) => void }) {
   const put = (at: number, part: Partial<Edit>) => change(edits.map((one, i) => (i === at ? { ...one, ...part } : one)));
+  const more = useRef<HTMLButtonElement>(null);
+  const drop = (at: number) => {
+    change(edits.filter((_, i) => i !== at));
+    more.current?.focus();
+  };
   const add = () => change([...edits, { ...EDIT, layers: String(Math.round((2 * desk.blocks) / 3)), amount: AMOUNTS.add![1] }]);
   return (
     <section class="edits" aria-label="edits">
@@ -46,11 +51,11 @@ export function Edits({ desk, edits, change }: { desk: Desk; edits: Edit[]; chan
         {edits.map((edit, at) => (
           <li>
             <One desk={desk} edit={edit} put={(part) => put(at, part)} />
-            <button type="button" aria-label={`remove edit ${at + 1}`} onClick={() => change(edits.filter((_, i) => i !== at))}>×</button>
+            <button type="button" aria-label={`remove edit ${at + 1}`} onClick={() => drop(at)}>×</button>
           </li>
         ))}
       </ul>
-      <button type="button" onClick={add}>{edits.length ? "Another edit" : "Edit the stream"}</button>
+      <button type="button" ref={more} onClick={add}>{edits.length ? "Another edit" : "Edit the stream"}</button>
       {edits.length > 0 && <span class="soft"> The grid shows what the edits have moved, beside the text as it was.</span>}
     </section>
   );

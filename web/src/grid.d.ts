@@ -68,7 +68,7 @@ export interface MidstreamGrid {
   subs: boolean;
   rows: number[];
   cursor: { line: number; col: number };
-  followed: { pins: Pin[]; drop(pin: Pin): void; toggle(grid: Grid, col: number, token: number): void };
+  followed: { pins: Pin[]; asAtFirst: boolean; drop(pin: Pin): void; toggle(grid: Grid, col: number, token: number): void };
   arrived(): void;
   restyle(): void;
   change(choice: { every: number; subs: boolean }): void;

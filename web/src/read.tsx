@@ -165,7 +165,7 @@ export function Read({ desk, state, change, again }: Given) {
         {ended && cell && grid.current && (
           <Cell grid={grid.current} reading={ended.reading} row={cell.row} col={cell.col} edit={editHere} anchor={(layer) => set({ anchor: `${layer}:0.1` })} />
         )}
-        {ended && <Keep ended={ended} statistic={state.look.statistic} />}
+        {ended && <Keep ended={ended} look={state.look} />}
         <Sample model={desk.model} text={wish.text} edits={wish.edits} anchor={wish.anchor} setAnchor={(anchor) => set({ anchor })} />
       </div>
     </>
@@ -196,7 +196,7 @@ function lookOf(grid: MidstreamGrid, old: Look): Look {
     every: grid.every,
     subs: grid.subs,
     cell: place ? [one.layers[row]!, one.sites[row]!, one.positions[grid.cursor.col]!] : null,
-    pins: grid.followed.pins.map((pin) => [pin.grid.lens, pin.grid.positions[pin.col]!, pin.token]),
+    pins: grid.followed.asAtFirst ? null : grid.followed.pins.map((pin) => [pin.grid.lens, pin.grid.positions[pin.col]!, pin.token]),
   };
 }
 

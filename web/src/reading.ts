@@ -9,7 +9,8 @@ export interface Ended {
   reading: string;
   seconds: number;
   provenance: { model: string };
-  code: { command: string; python: string };
+  /** What was asked for. */
+  asked: object;
 }
 
 export interface Progress {
@@ -50,7 +51,7 @@ export async function read(wish: { text: string }, progress: Progress, signal: A
       fill(data, found);
       begun ? progress.more(data) : progress.begun(data);
       begun = true;
-    } else if (event === "end") return found;
+    } else if (event === "end") return { ...found, asked: wish };
   }
   throw new DOMException("ended early", "AbortError");
 }

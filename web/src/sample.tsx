@@ -33,6 +33,7 @@ export function Sample({ model, text, edits, anchor, setAnchor }: Given) {
   const running = useRef<AbortController | null>(null);
 
   useEffect(() => () => running.current?.abort(), []);
+  useEffect(() => setSaid(""), [text, edits, anchor]); // what was wrong may be so no longer
 
   const go = async () => {
     const lacks = lacking(edits);

@@ -5,7 +5,7 @@ const PINS = 8;
 class Followed {
   /** `changed` is called after every change: colours and overlay depend on what is followed; `pinned` with a new pin. */
   constructor(data, changed, pinned) {
-    Object.assign(this, { data, changed, pinned, pins: [] });
+    Object.assign(this, { data, changed, pinned, pins: [], begun: null });
     this.side = el("section", { class: "ms-side", "aria-label": "followed tokens" });
   }
 
@@ -20,6 +20,12 @@ class Followed {
         if (at >= 0 && this.pins.length < PINS) this.toggle(other, at, token);
       }
     }
+    this.begun = this.pins;
+  }
+
+  /** Whether nobody has chosen others yet. */
+  get asAtFirst() {
+    return this.pins === this.begun;
   }
 
   /** Follows a token, or no longer if it was followed. */
@@ -27,10 +33,10 @@ class Followed {
     if (!(token >= 0)) return;
     const old = this.pins.find((pin) => pin.grid === grid && pin.col === col && pin.token === token);
     if (old) return this.drop(old);
-    if (this.pins.length === PINS) this.pins.shift();
-    const slot = Array.from({ length: PINS }, (_, i) => i).find((i) => this.pins.every((pin) => pin.slot !== i));
+    const kept = this.pins.slice(this.pins.length === PINS ? 1 : 0);
+    const slot = Array.from({ length: PINS }, (_, i) => i).find((i) => kept.every((pin) => pin.slot !== i));
     const pin = { grid, col, token, slot, name: this.data.vocabulary[token], curve: followed(grid, col, token) };
-    this.pins.push(pin);
+    this.pins = [...kept, pin];
     this.changed();
     this.pinned(pin);
   }
