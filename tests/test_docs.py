@@ -69,7 +69,7 @@ def desk(tmp_path, monkeypatch, tiny_folder, tiny, stores):
     (tmp_path / "speech.txt").write_text("Four score and seven years ago our fathers brought forth. " * 12)
     draw = random.Random(0)
     words = " ".join(SENTENCES).split()
-    texts = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(60)]
+    texts = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(30)]
     (tmp_path / "corpus.txt").write_text("\n<|endofdoc|>\n".join(texts))
     held = [" ".join(draw.choice(words) for _ in range(100)) for _ in range(13)]
     (tmp_path / "held-out.txt").write_text("\n<|endofdoc|>\n".join(held))

@@ -216,6 +216,7 @@ def test_stores_and_studies_are_opened(opened):
     page.get_by_role("button", name="t1").click()
     page.locator(".ms-scroller").wait_for()
     assert page.locator(".curves .area").count() == 1
+    assert "too few documents for intervals" in page.locator(".curves figcaption").inner_text()
     page.get_by_role("button", name="sample").click()
     frame = page.frame_locator("iframe.report")
     frame.locator("h1").wait_for()

@@ -102,6 +102,7 @@ function Opened({ store }: { store: Store }) {
     }
   };
 
+  const lines = found ? bands(found.columns, measure) : [];
   const measures = found ? [...new Set<string>(found.columns.measure)] : [];
   return (
     <section aria-label={`store ${store.name}`}>
@@ -114,7 +115,7 @@ function Opened({ store }: { store: Store }) {
               {measures.map((name) => <option>{name}</option>)}
             </select>
           </label>
-          <Bands label={`${measure} by layer, 95 % intervals over documents`} bands={bands(found.columns, measure)} />
+          <Bands label={`${measure} by layer, ${told(lines)}`} bands={lines} />
           <h2>Worst documents</h2>
           <table class="worst">
             <thead><tr><th scope="col">document</th><th scope="col">tokens</th><th scope="col">mean at the last layer, all tokens</th></tr></thead>
@@ -134,6 +135,11 @@ function Opened({ store }: { store: Store }) {
       <div ref={home} class="reading" />
     </section>
   );
+}
+
+/** What the bands around the lines are. */
+function told(lines: Band[]): string {
+  return lines.some((line) => line.low.some((value) => value !== null)) ? "95 % intervals over documents" : "too few documents for intervals";
 }
 
 function bands(columns: Columns, measure: string): Band[] {

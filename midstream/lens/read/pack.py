@@ -76,7 +76,7 @@ def read_pack(
     if short:
         document = Document.of(Texts.of(short), request)
         wanted = document.wanted(_laid(short, at), model)
-        yield document.read(model, _chunk(model, document.texts, wanted), readers, len(wanted.positions))
+        yield document.read(model, _chunk(model, document.texts, wanted), readers.at_least(len(wanted.positions)))
     for index, one in enumerate(documents):
         if len(one.ids) > min(CHUNK, model.context):
             for part in read_chunks(model, one, request, positions=given[index], readers=readers):

@@ -24,7 +24,7 @@ from midstream.model.anatomy import Anatomy
 from midstream.model.model import Model
 from midstream.model.product import full_float32, product
 from midstream.model.tokenizer import Encoded
-from midstream.readout.read import Rows, read, top1
+from midstream.readout.read import Precision, Rows, read, top1
 from midstream.readout.reader import Reader, input_reader, output_reader
 from midstream.record import Array, ReadingTable
 from midstream.stream.edit import verify
@@ -54,6 +54,10 @@ class Readers:
         """Those that the lenses need; an input reader copies the input rows."""
         needed = {lens.reader for lens in lenses}
         return cls({name: make(model.anatomy) for name, make in READERS.items() if name in needed}, positions)
+
+    def at_least(self, positions: int) -> Readers:
+        """The same for a job of so many positions or more."""
+        return replace(self, positions=max(self.positions, positions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +95,29 @@ class Document:
         return Wanted(places, positions, ahead, self.request.reach, self.request.edits)
 
     def read(
-        self, model: Model, chunk: Chunk, readers: Readers, positions: int, unedited: Chunk | None = None
+        self,
+        model: Model,
+        chunk: Chunk,
+        readers: Readers,
+        unedited: Chunk | None = None,
+        output: Output | None = None,
     ) -> ReadingTable:
-        """The rows of a chunk; ``positions``: those of the whole job; ``unedited``: the same chunk without edits."""
+        """The rows of a chunk; ``unedited``: the same without edits; ``output``: the model's own there, if known."""
         parts: list[Part] = []
         for name, reader in readers.by_name.items():
-            rows = _Rows(reader, self, chunk, unedited, model.anatomy, max(readers.positions, positions))
-            parts += rows.read([lens for lens in self.lenses if lens.reader == name])
+            rows = _Rows(reader, self, chunk, unedited, model.anatomy, readers.positions)
+            lenses = [lens for lens in self.lenses if lens.reader == name]
+            compared = any(_compared(lens) for lens in lenses)
+            parts += rows.read(lenses, (output or self.output(model, chunk, readers)) if compared else None)
         parts.sort(key=lambda part: self.request.lenses.index(part.lens))
         return table(model, self.texts, chunk, parts)
+
+    def output(self, model: Model, chunk: Chunk, readers: Readers) -> Output | None:
+        """What the model says itself, here and ahead; None where no lens is compared with it."""
+        if not any(_compared(lens) for lens in self.lenses):
+            return None
+        with full_float32():
+            return Output.of(readers.by_name["output"], chunk, model.anatomy.layers, self.request.precision)
 
 
 def read_chunks(
@@ -120,13 +138,13 @@ def read_chunks(
         readers: those of the request's lenses, where several documents are read; None: made for this one.
     """
     at = positions_of(positions, len(encoded.ids))
-    readers = readers or Readers.of(model, request.lenses)
+    readers = (readers or Readers.of(model, request.lenses)).at_least(len(at))
     document = Document.of(Texts.of({0: encoded}), request, named)
     wanted = document.wanted(at, model)
     verify(model.anatomy, request.edits, len(encoded.ids))
     unedited = cut(model, document.texts.ids, replace(wanted, edits=())) if request.versus else repeat(None)
     for chunk, other in zip(cut(model, document.texts.ids, wanted), unedited, strict=False):
-        yield document.read(model, chunk, readers, len(at), other)
+        yield document.read(model, chunk, readers, other)
 
 
 def read_by_layers(
@@ -144,12 +162,15 @@ def read_by_layers(
     verify(model.anatomy, request.edits, len(encoded.ids))
     made = [(_of_layers(document, layers, number == 0), len(layers)) for number, layers in enumerate(groups)]
     # of a job as large as the whole: the same pass is chosen, and the numbers are those of read_chunks
-    parts = [(part, -(-len(at) * len(request.layers) // layers)) for part, layers in made if part.lenses]
+    parts = [
+        (part, readers.at_least(-(-len(at) * len(request.layers) // layers))) for part, layers in made if part.lenses
+    ]
     unedited = cut(model, document.texts.ids, replace(wanted, edits=())) if request.versus else repeat(None)
     for chunk, other in zip(cut(model, document.texts.ids, wanted), unedited, strict=False):
-        for part, positions in parts:  # each takes its places out of a copy
+        output = document.output(model, chunk, readers)
+        for part, sized in parts:  # each takes its places out of a copy
             before = None if other is None else replace(other, stream=dict(other.stream))
-            yield part.read(model, replace(chunk, stream=dict(chunk.stream)), readers, positions, before)
+            yield part.read(model, replace(chunk, stream=dict(chunk.stream)), sized, before, output)
 
 
 def _of_layers(document: Document, layers: Sequence[int], first: bool) -> Document:
@@ -170,7 +191,7 @@ def read_captured(
     here = torch.tensor([position])
     rows = {place: h[None] for place, h in stream.items()}
     window = Window(0, len(encoded.ids), 0)
-    return document.read(model, Chunk(window, here, position + 1, rows, here[:0], None), readers, 1)
+    return document.read(model, Chunk(window, here, position + 1, rows, here[:0], None), readers.at_least(1))
 
 
 def positions_of(given: Array | None, tokens: int) -> Tensor:
@@ -200,7 +221,7 @@ def _has_base(lens: Lens) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Output:
+class Output:
     """The model's own output at the positions of a chunk and at those its lenses look ahead to.
 
     Attributes:
@@ -214,6 +235,17 @@ class _Output:
     choice: Tensor
     first: int
     index: Tensor
+
+    @classmethod
+    def of(cls, reader: Reader, chunk: Chunk, layers: int, precision: Precision) -> Output:
+        """Of a model of so many ``layers``, by the parts of it that this reader has."""
+        h = chunk.stream[layers, "resid_post"]
+        x = reader.prepare(h if chunk.final is None else torch.cat([h, chunk.final]))
+        own = x if chunk.final is None else x[: len(chunk.positions)]
+        at = torch.cat([chunk.positions, chunk.later]) - chunk.positions[0]
+        index = torch.full((int(at.max()) + 1,), -1)
+        index[at] = torch.arange(len(at))
+        return cls(x, own, top1(reader, x, precision=precision), int(chunk.positions[0]), index)
 
     def rows(self, at: Tensor) -> Tensor:
         """Which rows of x are those of the positions ``at``; -1 where there are none."""
@@ -237,13 +269,12 @@ class _Rows:
         """What is read."""
         return self.document.request
 
-    def read(self, lenses: list[Lens]) -> list[Part]:
-        """Every (lens, site, layer) in one pass."""
+    def read(self, lenses: list[Lens], output: Output | None) -> list[Part]:
+        """Every (lens, site, layer) in one pass; ``output``: what those about later tokens are compared with."""
         rows: list[Rows] = []
         before: list[Rows] = []
         labels: list[tuple[Lens, str, int, Array]] = []
         with full_float32():
-            output = self._output() if any(_compared(lens) for lens in lenses) else None
             for lens in lenses:
                 reference = self._reference(lens, output)
                 tokens = self._tokens(lens, reference, output)
@@ -265,19 +296,7 @@ class _Rows:
         triples = zip(labels, own, unedited, strict=True)
         return [Part(*label, columns, other) for label, columns, other in triples]
 
-    def _output(self) -> _Output:
-        """The model's own output here and ahead, by the parts of it that this reader has."""
-        chunk = self.chunk
-        h = chunk.stream[self.anatomy.layers, "resid_post"]
-        x = self.reader.prepare(h if chunk.final is None else torch.cat([h, chunk.final]))
-        own = x if chunk.final is None else x[: len(chunk.positions)]
-        at = torch.cat([chunk.positions, chunk.later]) - chunk.positions[0]
-        index = torch.full((int(at.max()) + 1,), -1)
-        index[at] = torch.arange(len(at))
-        choice = top1(self.reader, x, precision=self.request.precision)
-        return _Output(x, own, choice, int(chunk.positions[0]), index)
-
-    def _vectors(self, lens: Lens, chunk: Chunk, output: _Output | None) -> dict[Place, Tensor]:
+    def _vectors(self, lens: Lens, chunk: Chunk, output: Output | None) -> dict[Place, Tensor]:
         """Place -> ``[n, d]`` prepared: what the lens reads in a chunk, and layer 0 for comparison."""
         if lens.source != "stream":
             rows = input_rows(self.anatomy, self.document.texts, chunk.positions, lens.source)
@@ -293,7 +312,7 @@ class _Rows:
                 vectors[place] = self.reader.prepare(_moved(lens, layer, h))
         return vectors
 
-    def _reference(self, lens: Lens, output: _Output | None) -> Tensor:
+    def _reference(self, lens: Lens, output: Output | None) -> Tensor:
         """``[n]`` int64, which row of ``output`` each reading is compared with; -1 for none."""
         at = self.chunk.positions
         if output is None or not _compared(lens):
@@ -301,7 +320,7 @@ class _Rows:
         there = at + lens.offset - 1
         return torch.where(there < self.document.texts.stop[at], output.rows(there), -1)
 
-    def _tokens(self, lens: Lens, reference: Tensor, output: _Output | None) -> Tensor:
+    def _tokens(self, lens: Lens, reference: Tensor, output: Output | None) -> Tensor:
         """``[n, 3 + T]``: the target, the output's first choice, the token read, then the followed ones."""
         texts, at = self.document.texts, self.chunk.positions
         target = at + lens.offset
