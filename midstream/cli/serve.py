@@ -119,6 +119,7 @@ def _run(desk: Handed, shelf: tuple[dict[str, Path], ...], waiting: socket.socke
     plain = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
     names = frozenset([f"{name}:{port}" for name in plain] + (plain if port == HTTP else []))
     shown = f"[{host}]" if ":" in host else host
+    waiting.listen()  # who goes to the address as soon as it is told waits a moment rather than being refused
     print(f"midstream: http://{shown}:{port}/{f'?token={token}' if token else ''}", file=sys.stderr, flush=True)
     _server(desk, shelf, Rules(names, token)).run([waiting])
 

@@ -28,17 +28,6 @@ def started(folder, *options, **environment):
     raise AssertionError("the server did not start")
 
 
-def answering(address):
-    """The address, once it answers."""
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{address}api/desk").read()
-            return address
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
-
-
 def ended(process):
     """Ends it; after it nothing has gone wrong."""
     process.terminate()

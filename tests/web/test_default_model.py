@@ -18,7 +18,7 @@ from midstream.model.gguf_model import convert_gguf
 from midstream.view import study_file
 from tests.view.study_sample import report
 from tests.web.chromium import AXE, CHROMIUM, until, violations
-from tests.web.server import answering, ended, fetched, started
+from tests.web.server import ended, fetched, started
 
 pytestmark = [pytest.mark.default_model, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
@@ -59,7 +59,7 @@ def coarser(tensor):
 def address(desk):
     more = ("--lenses", "lenses", "--store", "store", "--studies", "studies", "--tokens", "300")
     process, found = started(desk, "--model", "default", "--model", "coarse", *more)
-    yield answering(found)
+    yield found
     ended(process)
 
 

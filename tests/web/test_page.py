@@ -11,7 +11,7 @@ import midstream as ms
 from midstream.view import study_file
 from tests.view.study_sample import report
 from tests.web.chromium import AXE, CHROMIUM, TEXT, ask, edit, go, until, violations
-from tests.web.server import answering, ended, fetched, started
+from tests.web.server import ended, fetched, started
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -25,7 +25,7 @@ def address(tiny, tiny_folder, tmp_path_factory):
     study_file.write(report(), folder / "studies" / "sample")
     more = ("--store", "store", "--studies", "studies")
     process, found = started(folder, "--model", str(tiny_folder), "--tokens", "120", *more)
-    yield answering(found)
+    yield found
     ended(process)
 
 

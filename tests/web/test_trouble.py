@@ -17,7 +17,7 @@ from midstream.lens.file.artifact import save
 from midstream.model.load import load
 from midstream.run.desk import Desk
 from tests.web.chromium import CHROMIUM, ask, go, until
-from tests.web.server import answering, ended, served, started
+from tests.web.server import ended, served, started
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -40,7 +40,7 @@ def server(tiny, tiny_folder, tmp_path):
     def start(*more):
         process, address = started(tmp_path / "cwd", *given, *more)
         processes.append(process)
-        return answering(address)
+        return address
 
     processes = []
     yield SimpleNamespace(start=start, signal=lambda number: processes[-1].send_signal(number), address=start())

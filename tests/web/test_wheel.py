@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.server import answering, ended, started
+from tests.web.server import ended, started
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,6 @@ def test_it_serves_the_page(unpacked, tiny_folder, tmp_path):
     script.write_text(f"{script.read_text()}// the wheel's")
     empty = {"PYTHONPATH": str(unpacked), "PATH": str(tmp_path / "bin")}
     process, address = started(tmp_path, "--model", str(tiny_folder), **empty)
-    answering(address)
     given = {
         name: urllib.request.urlopen(f"{address}{name}").read() for name in ("", "static/app.js", "static/grid.js")
     }

@@ -23,6 +23,7 @@ function prepared(canvas, width, height) {
   context.setTransform(dense, 0, 0, dense, 0, 0);
   context.clearRect(0, 0, width, height);
   context.textBaseline = "middle";
+  context.direction = "ltr";
   return context;
 }
 
@@ -72,8 +73,8 @@ function paintCell(context, scene, line, col) {
   context.globalAlpha = 1;
   const ink = !plain ? theme.text : colours?.ink ?? theme.muted;
   const right = token === grid.targets[col];
-  context.font = right ? theme.strong : theme.font;
-  paintToken(context, data.vocabulary[token], x + 7, y + h / 2 + 0.5, w - 12, ink);
+  context.fillStyle = ink;
+  paintToken(context, right ? theme.strong : theme.font, data.vocabulary[token], x + 7, y + h / 2 + 0.5, w - 12);
   if (right) {
     context.strokeStyle = ink;
     context.lineWidth = 1.25;
@@ -84,22 +85,28 @@ function paintCell(context, scene, line, col) {
 }
 
 // A token in `room` pixels, cut with an ellipsis; a leading blank's dot is drawn softer than the letters.
-function paintToken(context, text, x, y, room, colour) {
-  context.fillStyle = colour;
-  context.direction = "ltr";
-  const shown = fitted(context, text, room);
+function paintToken(context, font, text, x, y, room) {
+  context.font = font;
+  const shown = fitted(context, font, text, room);
   if (!shown.startsWith("·") || shown.length < 2) return context.fillText(shown, x, y);
   const alpha = context.globalAlpha;
   context.globalAlpha = alpha * 0.55;
   context.fillText("·", x, y);
   context.globalAlpha = alpha;
-  context.fillText(shown.slice(1), x + context.measureText("·").width, y);
+  context.fillText(shown.slice(1), x + dotOf(context, font), y);
 }
 
+// What canvas gives back, such as its font, costs more to ask for than a cell to paint: what was measured is kept.
 const fittedTexts = new Map();
+const dots = new Map();
 
-function fitted(context, text, room) {
-  const key = `${context.font}|${Math.round(room)}|${text}`;
+function dotOf(context, font) {
+  if (!dots.has(font)) dots.set(font, context.measureText("·").width);
+  return dots.get(font);
+}
+
+function fitted(context, font, text, room) {
+  const key = `${font}|${Math.round(room)}|${text}`;
   let shown = fittedTexts.get(key);
   if (shown !== undefined) return shown;
   shown = text;
@@ -144,11 +151,11 @@ function paintHead(context, scene, columns) {
     context.font = theme.tiny;
     context.fillStyle = theme.muted;
     context.fillText(String(grid.positions[col]), x + 7, 8);
-    context.font = theme.strong;
-    paintToken(context, data.vocabulary[grid.tokens[col]], x + 7, 23, sizes.cell - 10, text ? theme.text : theme.muted);
-    context.font = theme.small;
+    context.fillStyle = text ? theme.text : theme.muted;
+    paintToken(context, theme.strong, data.vocabulary[grid.tokens[col]], x + 7, 23, sizes.cell - 10);
+    context.fillStyle = theme.muted;
     const came = grid.offset === 0 ? "" : grid.targets[col] < 0 ? "–" : data.vocabulary[grid.targets[col]];
-    paintToken(context, came, x + 7, 40, sizes.cell - 10, theme.muted);
+    paintToken(context, theme.small, came, x + 7, 40, sizes.cell - 10);
   }
   context.fillStyle = theme.ground;
   context.fillRect(0, 0, sizes.gutter, sizes.head);
