@@ -7,8 +7,6 @@ import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from midstream.lens.score.estimates import MEASURES
 from midstream.record import READING, SCORE, VERSUS
 from midstream.view import study_file
 from tests.view.study_sample import report
+from tests.web.server import ended, started
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,13 +84,14 @@ SERVERS = sorted({line for _, code in blocks("sh") for line in code.splitlines()
 @pytest.mark.parametrize("line", SERVERS)
 def test_servers_start_answer_and_end(line, desk):
     (desk / "lenses").mkdir()
-    command = [sys.executable, "-m", *shlex.split(line), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        address = next(found[0] for said in server.stderr if (found := re.search(r"http://\S+", said)))
+    server, address = started(desk, *shlex.split(line)[2:])
+    try:
         for path in ("api/desk", "api/shelf"):
             assert json.loads(urllib.request.urlopen(address + path).read())
         server.send_signal(signal.SIGINT)
         assert server.wait(30) in (0, -signal.SIGINT, 130)
+    finally:
+        ended(server)
 
 
 def test_there_are_examples():
