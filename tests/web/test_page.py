@@ -94,7 +94,7 @@ def test_an_edit_is_removed_by_the_keyboard(opened):
     until(page, "document.activeElement.textContent === 'Edit the stream'")
 
 
-def test_the_command_follows_what_is_followed(opened):
+def test_the_command_follows_what_is_followed(opened, tiny):
     page = opened()
     go(page)
     command = "document.querySelector('.keep pre').textContent"
@@ -102,6 +102,12 @@ def test_the_command_follows_what_is_followed(opened):
     assert "--watch" not in page.evaluate(command)
     page.get_by_label("Colour").select_option("entropy")
     page.get_by_label("Rows").select_option("4")
+    layers = set(ms.read(tiny, TEXT, every=4).columns["layer"].tolist())
+    shown = []
+    for _ in layers:
+        page.locator(".ms-scroller").press("ArrowDown" if shown else "PageUp")
+        shown.append(int(page.locator("[role=rowheader]").inner_text().removeprefix("layer ")))
+    assert set(shown) == layers
     page.locator(".ms-scroller").press("Home")
     page.locator(".ms-scroller").press("Enter")
     for part in ("--every 4", "--color entropy", "--watch"):
@@ -272,6 +278,8 @@ def test_an_edit_that_is_not_whole_is_not_read(opened):
     page.get_by_text("edit 1: expected a number by share").wait_for()
     page.get_by_role("button", name="Continue").click()
     page.locator(".sample .said").get_by_text("edit 1: expected a number").wait_for()
+    page.get_by_label("by share").fill("0.5")
+    until(page, "document.querySelector('.sample .said').textContent === ''")
     page.locator(".edits").get_by_label("change").select_option("patch")
     page.locator("#text").press("Enter")
     page.get_by_text("edit 1: give the text to patch from").wait_for()

@@ -85,7 +85,7 @@ class MidstreamGrid {
   setRows() {
     const { grid } = this;
     const layers = [...new Set(grid.layers)];
-    const kept = new Set(layers.filter((_, i) => i % this.every === 0 || i === layers.length - 1));
+    const kept = new Set(layers.filter((_, i) => (layers.length - 1 - i) % this.every === 0)); // as --every counts
     const main = curveRows(grid);
     const shown = (row) => kept.has(grid.layers[row]) && (this.subs || main.includes(row));
     this.rows = grid.labels.map((_, row) => row).filter(shown).reverse();
